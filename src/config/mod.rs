@@ -1,0 +1,3 @@
+//! Floor 1: the configuration, from YAML to resolved values.
+
+pub mod model;

@@ -1,0 +1,381 @@
+//! What runs: parsed units, resolved references, no `Option` that means "default".
+//!
+//! Only [`super::check`] builds these types from a file, and [`Config::for_upstream`] from a URL.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::failure::policy::Policy;
+
+/// A complete, valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many workers, each a thread with its own runtime: at least 1.
+    pub workers: usize,
+    /// Where clients connect: at least one.
+    pub listeners: Vec<Listener>,
+    /// Where operators connect.
+    pub admin: Admin,
+    /// Every upstream, in the file's order.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Every route, in the file's order; [`crate::route`] decides which one matches.
+    pub routes: Vec<Arc<Route>>,
+    /// How WebSockets are relayed.
+    pub websocket: WebSocket,
+    /// Limits towards clients.
+    pub clients: Clients,
+    /// Who may set forwarding fields.
+    pub forwarded: Forwarded,
+    /// What the log looks like.
+    pub log: Log,
+    /// The failure journal.
+    pub journal: Journal,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+}
+
+/// A listening socket for clients.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The address; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// TLS with these identities; `None` is plain text.
+    pub tls: Option<ListenerTls>,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// Chain and key; the first is the default. At least one.
+    pub certificates: Vec<Arc<Identity>>,
+}
+
+/// A certificate chain with its private key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The chain, end entity first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key of the end entity.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// The operators' listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens; `None` is off.
+    pub address: Option<SocketAddr>,
+}
+
+/// A named group of endpoints that serve the same thing.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The name in configuration, metrics and logs.
+    pub name: Arc<str>,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How long each wait may take.
+    pub timeouts: Timeouts,
+    /// How much may be open, and how large an answer may be.
+    pub limits: UpstreamLimits,
+    /// When a request is sent again.
+    pub retry: Retry,
+    /// TLS towards `https` endpoints.
+    pub tls: UpstreamTls,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `scheme://host:port`: the `endpoint` label.
+    pub label: Arc<str>,
+    /// `https` endpoints are connected to over TLS.
+    pub scheme: Scheme,
+    /// A name or an IP address without brackets.
+    pub host: Arc<str>,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// The scheme of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text.
+    Http,
+    /// TLS.
+    Https,
+}
+
+/// How long each wait for an upstream may take.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// Resolving a name. Default 2 s.
+    pub resolve: Duration,
+    /// TCP and TLS handshake together. Default 1 s.
+    pub connect: Duration,
+    /// From the request sent to the complete response head. Default 30 s.
+    pub head: Duration,
+    /// How long content may stand still, in either direction. Default 30 s.
+    pub idle: Duration,
+    /// How long an unused connection is kept. Default 60 s.
+    pub keep_alive: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            resolve: Duration::from_secs(2),
+            connect: Duration::from_secs(1),
+            head: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How much may be open to an upstream, and how large its answers may be.
+#[derive(Clone, Debug)]
+pub struct UpstreamLimits {
+    /// Open connections over all workers. Default 1024.
+    pub connections: usize,
+    /// Idle connections kept per worker and endpoint. Default 128.
+    pub idle_connections: usize,
+    /// Bytes of a response head, status line and fields together. Default 64 KiB.
+    pub head_bytes: usize,
+    /// Bytes of one field line. Default 32 KiB.
+    pub field_bytes: usize,
+    /// Field lines of a response head. Default 128.
+    pub fields: usize,
+    /// Bytes of response content; `None` is no limit (the default: content is streamed).
+    pub body_bytes: Option<u64>,
+    /// Bytes of a trailer section. Default 16 KiB.
+    pub trailer_bytes: usize,
+    /// Interim (1xx) responses before the final one. Default 32.
+    pub interim_responses: usize,
+}
+
+impl Default for UpstreamLimits {
+    fn default() -> Self {
+        UpstreamLimits {
+            connections: 1024,
+            idle_connections: 128,
+            head_bytes: 64 * 1024,
+            field_bytes: 32 * 1024,
+            fields: 128,
+            body_bytes: None,
+            trailer_bytes: 16 * 1024,
+            interim_responses: 32,
+        }
+    }
+}
+
+/// When a request is sent again (P8).
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Attempts in all, the first included; 1 is no retry. Default 2.
+    pub attempts: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { attempts: 2 }
+    }
+}
+
+/// TLS towards `https` endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTls {
+    /// Trusted roots; `None` is the system's.
+    pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// The certificate that seawall presents.
+    pub identity: Option<Arc<Identity>>,
+    /// The name to ask for and to verify; `None` is the endpoint's host.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// A rule from host and path to an upstream.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The `route` label: `host` and `path` as written, or the given name.
+    pub name: Arc<str>,
+    /// Which hosts.
+    pub host: HostPattern,
+    /// Which paths.
+    pub path: PathPattern,
+    /// Where to.
+    pub upstream: Arc<Upstream>,
+    /// How failures are answered.
+    pub policy: Arc<Policy>,
+    /// Which responses are held until they are whole.
+    pub hold: Hold,
+    /// Bytes of request content; `None` is no limit.
+    pub request_body_bytes: Option<u64>,
+}
+
+/// Hosts that a route serves. Lower case, without port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    /// Every host.
+    Any,
+    /// This host.
+    Exact(Arc<str>),
+    /// `*.example.com`, stored as `.example.com`: every host below it.
+    Below(Arc<str>),
+}
+
+/// Paths that a route serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathPattern {
+    /// Every path.
+    Any,
+    /// `/v1/users`: this path.
+    Exact(Arc<str>),
+    /// `/v1/*`, stored as `/v1`: this path and all below it, at segment boundaries.
+    Below(Arc<str>),
+}
+
+/// The hold (P2).
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// Responses that may still fit are held; 0 is off. Default 64 KiB.
+    pub bytes: usize,
+    /// How long a response is held at most. Default 1 s.
+    pub time: Duration,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Hold { bytes: 64 * 1024, time: Duration::from_secs(1) }
+    }
+}
+
+/// How WebSockets are relayed.
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    /// A side that is silent for so long is pinged. Default 20 s.
+    pub ping_interval: Duration,
+    /// How long a pong may take. Default 10 s.
+    pub pong_timeout: Duration,
+    /// How long each side has to answer a Close. Default 5 s.
+    pub close_timeout: Duration,
+    /// How long a side may refuse to read what it is sent. Default 30 s.
+    pub write_timeout: Duration,
+    /// The largest frame payload in bytes, either direction. Default 16 MiB.
+    pub max_frame: u64,
+    /// Frames up to this many payload bytes reach the client whole; longer ones as a series of
+    /// fragments. Default 64 KiB.
+    pub hold: usize,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        WebSocket {
+            ping_interval: Duration::from_secs(20),
+            pong_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(30),
+            max_frame: 16 * 1024 * 1024,
+            hold: 64 * 1024,
+        }
+    }
+}
+
+/// Limits towards clients.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// TLS handshake and protocol detection. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// The complete request head, from its first byte; also how long an idle connection is kept.
+    /// Default 30 s.
+    pub head_timeout: Duration,
+    /// How long request content may stand still. Default 30 s.
+    pub body_timeout: Duration,
+    /// How long a client may refuse to read its response. Default 60 s.
+    pub write_timeout: Duration,
+    /// Bytes of a request head. Default 64 KiB.
+    pub head_bytes: usize,
+    /// Field lines of a request head. Default 128.
+    pub fields: usize,
+    /// Connections per worker. Default 16384.
+    pub connections: usize,
+    /// Concurrent streams of an HTTP/2 connection. Default 128.
+    pub streams: u32,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Clients {
+            handshake_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            head_bytes: 64 * 1024,
+            fields: 128,
+            connections: 16_384,
+            streams: 128,
+        }
+    }
+}
+
+/// Who may set forwarding fields and request ids.
+#[derive(Clone, Debug, Default)]
+pub struct Forwarded {
+    /// Requests from these addresses keep, and are appended to, their `X-Forwarded-*`,
+    /// `Forwarded` and `X-Request-Id`; from all others these fields are replaced.
+    pub trusted: Vec<IpNet>,
+}
+
+/// What the log looks like.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// JSON lines or human lines. Default JSON.
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `seawall=debug`. Default `info`.
+    pub filter: String,
+    /// One line per request. Default off.
+    pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Json, filter: "info".into(), access: false }
+    }
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people at a terminal.
+    Human,
+}
+
+/// The failure journal.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// How many failures are remembered. Default 1000.
+    pub entries: usize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal { entries: 1000 }
+    }
+}
+
+/// How the process ends.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// How long requests and WebSockets have to finish. Default 30 s.
+    pub drain: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown { drain: Duration::from_secs(30) }
+    }
+}

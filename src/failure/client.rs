@@ -1,0 +1,86 @@
+//! Failures of the client: another type than [`super::Failure`], so that they can never be counted
+//! as an upstream's.
+
+/// What a client did wrong, or that it went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientFailure {
+    /// The request cannot be understood, or is ambiguous.
+    BadRequest,
+    /// The request head or content did not arrive in time.
+    RequestTimeout,
+    /// The request content is larger than the route allows.
+    ContentTooLarge,
+    /// The request target is too long.
+    UriTooLong,
+    /// The request head is larger than the limit.
+    FieldsTooLarge,
+    /// No route serves this host.
+    Misdirected,
+    /// No route serves this path.
+    NoRoute,
+    /// The client closed or reset before its answer was complete.
+    Gone,
+    /// A WebSocket client broke RFC 6455.
+    WebsocketProtocolError,
+    /// A WebSocket client sent a frame larger than the limit.
+    WebsocketMessageTooBig,
+}
+
+impl ClientFailure {
+    /// Every client failure.
+    pub const ALL: &'static [ClientFailure] = &[
+        ClientFailure::BadRequest,
+        ClientFailure::RequestTimeout,
+        ClientFailure::ContentTooLarge,
+        ClientFailure::UriTooLong,
+        ClientFailure::FieldsTooLarge,
+        ClientFailure::Misdirected,
+        ClientFailure::NoRoute,
+        ClientFailure::Gone,
+        ClientFailure::WebsocketProtocolError,
+        ClientFailure::WebsocketMessageTooBig,
+    ];
+
+    /// The name in `seawall_client_failures_total` and the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            ClientFailure::BadRequest => "bad_request",
+            ClientFailure::RequestTimeout => "request_timeout",
+            ClientFailure::ContentTooLarge => "content_too_large",
+            ClientFailure::UriTooLong => "uri_too_long",
+            ClientFailure::FieldsTooLarge => "header_fields_too_large",
+            ClientFailure::Misdirected => "misdirected_request",
+            ClientFailure::NoRoute => "no_route",
+            ClientFailure::Gone => "client_gone",
+            ClientFailure::WebsocketProtocolError => "websocket_protocol_error",
+            ClientFailure::WebsocketMessageTooBig => "websocket_message_too_big",
+        }
+    }
+
+    /// The status that answers it (RFC 9110 §15.5). `None`: nobody is left to read an answer, or
+    /// the answer is a close code.
+    #[must_use]
+    pub const fn status(self) -> Option<u16> {
+        match self {
+            ClientFailure::BadRequest => Some(400),
+            ClientFailure::RequestTimeout => Some(408),
+            ClientFailure::ContentTooLarge => Some(413),
+            ClientFailure::UriTooLong => Some(414),
+            ClientFailure::FieldsTooLarge => Some(431),
+            ClientFailure::Misdirected => Some(421),
+            ClientFailure::NoRoute => Some(404),
+            ClientFailure::Gone
+            | ClientFailure::WebsocketProtocolError
+            | ClientFailure::WebsocketMessageTooBig => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ClientFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::error::Error for ClientFailure {}

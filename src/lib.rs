@@ -1,0 +1,4 @@
+//! seawall: a streaming reverse proxy for the moment your app server fails.
+
+pub mod config;
+pub mod failure;
