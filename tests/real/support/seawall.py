@@ -1,0 +1,78 @@
+"""The release binary, started as a user starts it: `seawall -c FILE`."""
+
+import json
+import os
+from pathlib import Path
+
+from . import http1
+from .metrics import Metrics
+from .processes import free_port
+from .waiting import until
+
+BINARY = Path(os.environ.get("SEAWALL_BIN") or Path(__file__).parents[3] / "target/release/seawall")
+
+_CONFIG = """\
+workers: 2
+listeners: [{{ address: "127.0.0.1:{port}" }}]
+admin: {{ address: "127.0.0.1:{admin}" }}
+upstreams:
+  app: {{ endpoints: ["http://127.0.0.1:{upstream}"]{upstream_more} }}
+routes: [{{ upstream: app }}]
+shutdown: {{ drain: {drain} }}
+{more}
+"""
+
+
+class Seawall:
+    """A running seawall with one upstream `app`, its admin listener and its log."""
+
+    def __init__(self, processes, directory, upstream, drain="2s", more="", upstream_more=""):
+        self.port, self.admin = free_port(), free_port()
+        config = directory / f"seawall-{self.port}.yaml"
+        settings = {"upstream": upstream, "drain": drain, "more": more, "upstream_more": upstream_more}
+        config.write_text(_CONFIG.format(port=self.port, admin=self.admin, **settings))
+        self.process = processes.start("seawall", [BINARY, "-c", config])
+        self.process.wait_for_port(self.port).wait_for_port(self.admin)
+        until(lambda: http1.get(self.admin, "/readyz").status == 200, "seawall says that it is ready")
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def websocket(self, path):
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    def metrics(self):
+        answer = http1.get(self.admin, "/metrics")
+        assert (answer.status, answer.complete) == (200, True)
+        return Metrics(answer.content.decode())
+
+    def journal(self):
+        """The text of the failure journal."""
+        answer = http1.get(self.admin, "/failures")
+        assert (answer.status, answer.complete) == (200, True)
+        json.loads(answer.content)
+        return answer.content.decode()
+
+    def failed(self, count, **only):
+        """Asserts how many failures were counted with these labels."""
+        self.counted(count, lambda metrics: metrics.total("seawall_failures_total", **only), f"failures with {only}")
+
+    def counted(self, expected, measure, what):
+        """A counter may follow the client's last byte by a moment: waits for equality, then asserts it."""
+        seen = []
+
+        def equal():
+            seen[:] = [measure(self.metrics())]
+            return seen[0] == expected
+
+        try:
+            until(equal, what, seconds=5)
+        except AssertionError:
+            assert seen[0] == expected, what
+
+    def stop(self):
+        """SIGTERM; it ends in order, and was never itself at fault."""
+        if self.process.running():
+            assert self.metrics().total("seawall_failures_total", kind="proxy_internal_error") == 0
+            assert self.process.terminate() == 0, "seawall ends with exit code 0 on SIGTERM"
+        assert "panicked at" not in self.process.text(), "seawall never panics"

@@ -1,0 +1,97 @@
+"""The command line, as a user meets it."""
+
+import json
+import subprocess
+
+from support import http1
+from support.processes import free_port, uvicorn
+from support.seawall import BINARY
+
+FIVE_MISTAKES = """\
+listeners:
+  - address: 127.0.0.1:notaport
+upstreams:
+  app:
+    endpoints: ["http://127.0.0.1:3000"]
+    timeouts: { connect: 1 parsec }
+    balanse: round_robin
+routes:
+  - upstream: ap
+failures:
+  app_errors: scrubb
+"""
+# One per mistake: its line, and a word that the message must have.
+MISTAKES = {2: "notaport", 6: "parsec", 7: "balanse", 9: "app", 11: "scrub"}
+
+
+def seawall(*arguments, cwd):
+    return subprocess.run(
+        [BINARY, *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=20,
+    )
+
+
+def test_without_arguments_three_lines_say_what_to_do(tmp_path):
+    done = seawall(cwd=tmp_path)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    assert done.returncode != 0, "nothing was served"
+    assert len(lines) == 3, lines
+    assert any("--upstream" in line for line in lines)
+    assert any("-c" in line for line in lines)
+
+
+def test_help_names_every_command(tmp_path):
+    done = seawall("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("check", "schema", "demo", "--upstream", "--listen", "--config"):
+        assert word in done.stdout, word
+
+
+def test_five_mistakes_are_five_errors_with_their_lines(tmp_path):
+    (tmp_path / "bad.yaml").write_text(FIVE_MISTAKES)
+    done = seawall("check", "-c", "bad.yaml", cwd=tmp_path)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert sum(line.startswith("error") for line in output.splitlines()) == 5, output
+    for number, word in MISTAKES.items():
+        assert f"bad.yaml:{number}:" in output, f"line {number} in:\n{output}"
+        assert word in output
+
+
+def test_a_bad_file_is_not_served(tmp_path):
+    (tmp_path / "bad.yaml").write_text(FIVE_MISTAKES)
+    done = seawall("-c", "bad.yaml", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "bad.yaml:7:" in done.stdout + done.stderr
+
+
+def test_a_good_file_is_said_to_be_good(tmp_path):
+    (tmp_path / "good.yaml").write_text(
+        'listeners: [{ address: "127.0.0.1:8080" }]\n'
+        'upstreams: { app: { endpoints: ["http://127.0.0.1:3000"] } }\n'
+        "routes: [{ upstream: app }]\n"
+    )
+    done = seawall("check", "-c", "good.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_schema_is_a_json_schema(tmp_path):
+    done = seawall("schema", cwd=tmp_path)
+    assert done.returncode == 0
+    schema = json.loads(done.stdout)
+    assert "json-schema.org" in schema["$schema"]
+    assert {"listeners", "upstreams", "routes"} <= schema["properties"].keys()
+
+
+def test_one_upstream_needs_no_file(processes, events, port, tmp_path):
+    uvicorn(processes, events, port)
+    own = free_port()
+    argv = [BINARY, "--upstream", f"http://127.0.0.1:{port}", "--listen", f"127.0.0.1:{own}"]
+    running = processes.start("seawall", argv, cwd=tmp_path).wait_for_port(own)
+    assert http1.get(own, "/ok").content == b"ok"
+    assert running.terminate() == 0

@@ -1,0 +1,103 @@
+"""Clients that no one here wrote: curl and a browser. (Python's and node's are in test_websocket_crash.)"""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from support.processes import REAL, gunicorn, uvicorn
+from support.waiting import until
+
+# What curl says when a transfer ended before its framing says so.
+PARTIAL_FILE = 18
+HTTP2_STREAM = 92
+WRITE_OUT = "\n%{http_version} %{response_code} %{size_download} %{num_connects}\n"
+
+
+def start_curl(processes, *arguments):
+    argv = ["curl", "-q", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "--include"]
+    return processes.start("curl", [*argv, "--write-out", WRITE_OUT, *arguments])
+
+
+def result(curl):
+    """curl's exit code and everything it printed."""
+    return curl.child.wait(30), curl.text()
+
+
+def kill_worker(events, event):
+    os.kill(int(events.wait(event)[-1]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("option", "status_line"), [("--http1.1", "HTTP/1.1 500"), ("--http2-prior-knowledge", "HTTP/2 500")]
+)
+def test_curl_gets_a_whole_500_and_keeps_its_connection(option, status_line, processes, events, port, seawall):
+    gunicorn(processes, events, port)
+    first = [option, "--data", "order=1", seawall.url("/hang")]
+    second = ["--next", "--silent", "--show-error", "--noproxy", "*", "--write-out", WRITE_OUT, option, seawall.url("/ok")]
+    curl = start_curl(processes, *first, *second)
+    kill_worker(events, "hangs")
+    code, output = result(curl)
+    assert code == 0, output
+    assert status_line in output
+    assert "error=connection_terminated" in output
+    version = status_line.split()[0].removeprefix("HTTP/")
+    tail = output.strip().splitlines()
+    assert tail[-1] == f"{version} 200 2 0", "the second request used the same connection"
+
+
+@pytest.mark.parametrize(
+    ("option", "codes"), [("--http1.1", {PARTIAL_FILE}), ("--http2-prior-knowledge", {HTTP2_STREAM})]
+)
+@pytest.mark.parametrize(("path", "arrived"), [("/long", 200_000), ("/stream", 3000)])
+def test_curl_sees_that_a_committed_answer_was_cut(
+    option, codes, path, arrived, processes, events, port, seawall, tmp_path
+):
+    gunicorn(processes, events, port)
+    content = tmp_path / "content"
+    curl = start_curl(processes, option, "--no-include", "--no-buffer", "--output", content, "--data", "", seawall.url(path))
+    events.wait("stopped")
+    until(lambda: content.exists() and content.stat().st_size == arrived, "what was sent before has arrived")
+    kill_worker(events, "stopped")
+    code, output = result(curl)
+    assert code in codes, output
+    assert content.stat().st_size == arrived
+    seawall.failed(1, kind="http_response_incomplete", outcome="aborted")
+
+
+def test_a_browser_sees_1011_500_and_a_broken_fetch(processes, events, port, seawall, browser):
+    """One browser, one story: the app crashes three times, in a WebSocket, a request and a stream."""
+    server = uvicorn(processes, events, port)
+    browser.open(seawall.url("/page"))
+    browser.run("listen()")
+    events.wait("sent")
+    server.kill()
+    closed = browser.wait("return window.ended", "the browser's WebSocket is closed")
+    assert (closed["code"], closed["wasClean"]) == (1011, True)
+    assert closed["reason"]
+    assert browser.run("return window.messages") == [f"page:{number}" for number in range(20)]
+    assert browser.run("return window.failed") is False, "no error event came with it"
+
+    server = uvicorn(processes, events, port)
+    browser.run("ask('POST', '/hang')")
+    events.wait("hangs")
+    server.kill()
+    fetched = browser.wait("return window.fetched", "the browser's fetch is settled")
+    assert (fetched["status"], fetched["type"]) == (500, "application/problem+json")
+    assert "error=connection_terminated" in fetched["proxy"]
+    assert json.loads(fetched["text"])["status"] == 500
+
+    server = uvicorn(processes, events, port)
+    browser.run("ask('POST', '/stream')")
+    events.wait("stopped")
+    browser.wait("return window.head === 200", "the head of the stream has reached the page")
+    server.kill()
+    assert browser.wait("return window.fetched", "the browser's fetch is settled") == {"error": "TypeError"}
+    seawall.failed(1, kind="http_response_incomplete", outcome="aborted")
+
+    uvicorn(processes, events, port)
+    browser.open(seawall.url("/page"))
+    browser.run("listen()")
+    until(lambda: browser.run("return window.messages.length") == 20, "the reconnected page has every message")
