@@ -178,8 +178,9 @@ def steal_seconds():
 
 def load(port, seconds, connections):
     """Runs wrk; the number of answered requests and requests/s."""
-    argv = ["--cpu-list", LOAD_CORE, tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
-    output = subprocess.run([tool("taskset"), *argv], check=True, capture_output=True, text=True).stdout
+    argv = [tool("taskset"), "--cpu-list", LOAD_CORE]
+    argv += [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
+    output = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     errors = re.search(r"Socket errors:.*|Non-2xx.*", output)
     if errors:
         sys.exit(f"errors must be zero: {errors.group(0)}")
@@ -232,7 +233,8 @@ def rounds_of(servers, arguments):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             results[name].append(measure(servers[name], arguments.seconds, arguments.connections))
-            print("round %d  %-16s %8.0f/s  %6.1f µs" % (number + 1, name, *results[name][-1]), file=sys.stderr)
+            rate, cpu = results[name][-1]
+            print(f"round {number + 1}  {name:16} {rate:8.0f}/s  {cpu:6.1f} µs", file=sys.stderr)
     return results
 
 

@@ -29,8 +29,7 @@ def seawall(*arguments, cwd):
         [BINARY, *arguments],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=20,
     )

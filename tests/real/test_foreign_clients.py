@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 
 import pytest
 
-from support.processes import REAL, gunicorn, uvicorn
+from support.processes import gunicorn, uvicorn
 from support.waiting import until
 
 # What curl says when a transfer ended before its framing says so.
@@ -16,9 +15,13 @@ HTTP2_STREAM = 92
 WRITE_OUT = "\n%{http_version} %{response_code} %{size_download} %{num_connects}\n"
 
 
-def start_curl(processes, *arguments):
-    argv = ["curl", "-q", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "--include"]
-    return processes.start("curl", [*argv, "--write-out", WRITE_OUT, *arguments])
+def start_curl(processes, *transfers):
+    """One curl for all transfers, each a list of its options and its URL."""
+    common = ["--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "--write-out", WRITE_OUT]
+    argv = ["curl", "-q"]
+    for number, transfer in enumerate(transfers):
+        argv += [*(["--next"] if number else []), *common, *transfer]
+    return processes.start("curl", argv)
 
 
 def result(curl):
@@ -35,9 +38,8 @@ def kill_worker(events, event):
 )
 def test_curl_gets_a_whole_500_and_keeps_its_connection(option, status_line, processes, events, port, seawall):
     gunicorn(processes, events, port)
-    first = [option, "--data", "order=1", seawall.url("/hang")]
-    second = ["--next", "--silent", "--show-error", "--noproxy", "*", "--write-out", WRITE_OUT, option, seawall.url("/ok")]
-    curl = start_curl(processes, *first, *second)
+    order = [option, "--include", "--data", "order=1", seawall.url("/hang")]
+    curl = start_curl(processes, order, [option, seawall.url("/ok")])
     kill_worker(events, "hangs")
     code, output = result(curl)
     assert code == 0, output
@@ -57,7 +59,8 @@ def test_curl_sees_that_a_committed_answer_was_cut(
 ):
     gunicorn(processes, events, port)
     content = tmp_path / "content"
-    curl = start_curl(processes, option, "--no-include", "--no-buffer", "--output", content, "--data", "", seawall.url(path))
+    options = [option, "--no-buffer", "--output", content, "--data", ""]
+    curl = start_curl(processes, [*options, seawall.url(path)])
     events.wait("stopped")
     until(lambda: content.exists() and content.stat().st_size == arrived, "what was sent before has arrived")
     kill_worker(events, "stopped")

@@ -54,9 +54,7 @@ def test_a_stopped_database_is_a_dependency_failure_that_shows_no_trace(
 
 
 @pytest.mark.parametrize("errors", ["trace", "debugger"])
-def test_without_a_rule_the_trace_is_replaced_all_the_same(
-    errors, processes, events, port, postgres, seawall
-):
+def test_without_a_rule_the_trace_is_replaced_all_the_same(errors, processes, events, port, postgres, seawall):
     start_app(processes, events, port, postgres, errors)
     assert http1.get(seawall.port, "/orders").json() == {"orders": 42}
     postgres.stop()

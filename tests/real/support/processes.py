@@ -157,7 +157,8 @@ def uvicorn(processes, events, port):
 
 def python_websockets(processes, events, port):
     """A server of the Python package `websockets`."""
-    return processes.start("websockets", [sys.executable, APPS / "ws_server.py", port], events.env()).wait_for_port(port)
+    argv = [sys.executable, APPS / "ws_server.py", port]
+    return processes.start("websockets", argv, events.env()).wait_for_port(port)
 
 
 def node_ws(processes, events, port):
