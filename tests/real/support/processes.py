@@ -144,7 +144,7 @@ class Events:
 def gunicorn(processes, events, port, app="flask_app:app", env=None):
     """gunicorn with one sync worker; returns when it listens."""
     argv = [sys.executable, "-m", "gunicorn", "--chdir", APPS, "--workers", "1", "--bind", f"127.0.0.1:{port}"]
-    argv += ["--worker-tmp-dir", "/dev/shm", "--no-control-socket", app]
+    argv += ["--no-control-socket", app]
     return processes.start("gunicorn", argv, events.env() | (env or {})).wait_for_port(port)
 
 
