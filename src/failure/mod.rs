@@ -14,6 +14,7 @@ pub mod client;
 mod kind;
 mod phase;
 pub mod policy;
+pub mod render;
 
 use std::error::Error;
 use std::fmt;
