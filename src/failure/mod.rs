@@ -10,6 +10,7 @@
 //! This floor imports nothing of ours and does no I/O: everything in it is a pure function.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod app;
 pub mod client;
 mod kind;
 mod phase;
