@@ -11,6 +11,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod app;
+pub mod classify;
 pub mod client;
 mod kind;
 mod phase;
