@@ -1,3 +1,10 @@
-//! Arguments and exit code.
+//! Arguments in, exit code out.
 
-fn main() {}
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    seawall::command::run(seawall::command::Arguments::parse())
+}

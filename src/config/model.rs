@@ -1,6 +1,6 @@
 //! What runs: parsed units, resolved references, no `Option` that means "default".
 //!
-//! Only [`super::check`] builds these types from a file, and [`Config::for_upstream`] from a URL.
+//! Only `super::check` builds these types from a file, and `Config::for_upstream` from a URL.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Config {
     pub admin: Admin,
     /// Every upstream, in the file's order.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Every route, in the file's order; [`crate::route`] decides which one matches.
+    /// Every route, in the file's order; the router decides which one matches.
     pub routes: Vec<Arc<Route>>,
     /// How WebSockets are relayed.
     pub websocket: WebSocket,
@@ -120,6 +120,8 @@ pub struct Timeouts {
     pub head: Duration,
     /// How long content may stand still, in either direction. Default 30 s.
     pub idle: Duration,
+    /// How long request content waits for the upstream's 100 (continue). Default 1 s.
+    pub expect_continue: Duration,
     /// How long an unused connection is kept. Default 60 s.
     pub keep_alive: Duration,
 }
@@ -131,6 +133,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(1),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(30),
+            expect_continue: Duration::from_secs(1),
             keep_alive: Duration::from_secs(60),
         }
     }

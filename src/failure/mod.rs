@@ -10,10 +10,13 @@
 //! This floor imports nothing of ours and does no I/O: everything in it is a pure function.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod app;
+pub mod classify;
 pub mod client;
 mod kind;
 mod phase;
 pub mod policy;
+pub mod render;
 
 use std::error::Error;
 use std::fmt;

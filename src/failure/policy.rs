@@ -45,7 +45,8 @@ pub enum AppErrors {
 pub struct DependencyRule {
     /// The dependency's name: becomes a metric label.
     pub name: Arc<str>,
-    /// The statuses it applies to; empty means every 5xx.
+    /// The statuses it applies to; empty means every 5xx. Only here can a status below 500 become
+    /// a failure.
     pub status: Vec<u16>,
     /// A response field and the pattern its value must match.
     pub field: Option<(HeaderName, regex::bytes::Regex)>,
@@ -61,6 +62,7 @@ pub struct Policy {
     fixed: [bool; Kind::COUNT],
     app_errors: AppErrors,
     dependencies: Arc<[DependencyRule]>,
+    judges_below_500: bool,
 }
 
 impl Policy {
@@ -77,7 +79,16 @@ impl Policy {
                 decisions[kind.index()].status = kind.gateway_status();
             }
         }
-        Policy { profile, decisions, fixed: [false; Kind::COUNT], app_errors, dependencies }
+        let judges_below_500 =
+            dependencies.iter().flat_map(|rule| &rule.status).any(|status| *status < 500);
+        Policy {
+            profile,
+            decisions,
+            fixed: [false; Kind::COUNT],
+            app_errors,
+            dependencies,
+            judges_below_500,
+        }
     }
 
     /// Maps one kind to a status by name, whatever the profile says.
@@ -107,6 +118,12 @@ impl Policy {
     #[must_use]
     pub fn dependencies(&self) -> &[DependencyRule] {
         &self.dependencies
+    }
+
+    /// Does a rule list a status below 500? If none does, healthy answers are not looked at.
+    #[must_use]
+    pub fn judges_below_500(&self) -> bool {
+        self.judges_below_500
     }
 }
 

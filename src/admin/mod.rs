@@ -1,0 +1,252 @@
+//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration.
+//!
+//! It runs on a thread of its own, so that a scrape never waits behind traffic and traffic never
+//! behind a scrape. Everything is read-only. Connections are few and short-lived: both are limited.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::telemetry::journal::{Journal, Query};
+use crate::telemetry::metrics::Metrics;
+
+/// Most connections at the same time.
+const CONNECTIONS: usize = 64;
+/// How long a connection may be kept, whatever it does.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// How long the head of a request may take.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Entries of the journal in one answer, unless asked otherwise.
+const ENTRIES: usize = 100;
+
+const PAGE: &str = include_str!("page.html");
+
+/// What operators can ask about.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/failures`.
+    pub journal: Arc<Journal>,
+    /// For the probes and `/config`.
+    pub state: Arc<State>,
+}
+
+/// Whether the process serves clients.
+#[derive(Debug)]
+pub struct State {
+    readiness: AtomicU8,
+    config: Value,
+}
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+impl State {
+    /// The state of a process that starts with this configuration, secrets already hidden.
+    #[must_use]
+    pub fn new(config: Value) -> Self {
+        State { readiness: AtomicU8::new(STARTING), config }
+    }
+
+    /// Clients are served.
+    pub fn set_ready(&self) {
+        self.readiness.store(READY, Ordering::Relaxed);
+    }
+
+    /// No new clients are served.
+    pub fn set_draining(&self) {
+        self.readiness.store(DRAINING, Ordering::Relaxed);
+    }
+}
+
+impl Admin {
+    /// Serves until `shutdown` resolves. Runs inside a `LocalSet`.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let admin = Rc::new(self);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut shutdown => return,
+            };
+            match accepted {
+                Ok((tcp, _)) => {
+                    // One too many is closed at once: an operator tries again, a flood ends here.
+                    if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                        let admin = Rc::clone(&admin);
+                        tokio::task::spawn_local(async move {
+                            let _place = place;
+                            admin.connection(tcp).await;
+                        });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept; trying again");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Rc<Self>, tcp: TcpStream) {
+        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            let answer = self.answer(&request);
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(tcp), service);
+        if let Ok(Err(error)) = timeout(LIFETIME, connection).await {
+            tracing::debug!(%error, "admin connection ended early");
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        let query = request.uri().query().unwrap_or_default();
+        match request.uri().path() {
+            "/" => reply(StatusCode::OK, "text/html; charset=utf-8", PAGE),
+            "/metrics" => reply(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                self.metrics.encode(),
+            ),
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.state.readiness.load(Ordering::Relaxed) {
+                READY => text(StatusCode::OK, "ready\n"),
+                DRAINING => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+                _ => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            },
+            "/failures" => match journal_query(query) {
+                Ok(query) => json(&self.journal.snapshot(&query)),
+                Err(problem) => text(StatusCode::BAD_REQUEST, problem),
+            },
+            "/config" => json(&self.state.config),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "not found; try /metrics, /livez, /readyz, /failures, /config or /\n",
+            ),
+        }
+    }
+}
+
+/// `id=…&kind=…&upstream=…&limit=…`
+fn journal_query(text: &str) -> Result<Query, &'static str> {
+    let mut query = Query { limit: Some(ENTRIES), ..Query::default() };
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            // Ids, kinds and names of upstreams need no decoding to be found again.
+            "id" => query.request_id = Some(value.to_owned()),
+            "kind" => query.kind = Some(value.to_owned()),
+            "upstream" => query.upstream = Some(value.to_owned()),
+            "limit" => {
+                let limit = value.parse().map_err(|_| "limit must be a whole number\n")?;
+                query.limit = Some(limit);
+            }
+            _ => return Err("known parameters: id, kind, upstream, limit\n"),
+        }
+    }
+    Ok(query)
+}
+
+fn json(value: &Value) -> Response<Full<Bytes>> {
+    reply(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", text)
+}
+
+fn reply(
+    status: StatusCode,
+    media_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    fn admin() -> Admin {
+        Admin {
+            metrics: Metrics::new().unwrap(),
+            journal: Arc::new(Journal::new(10)),
+            state: Arc::new(State::new(serde_json::json!({"workers": 1}))),
+        }
+    }
+
+    async fn ask(admin: &Admin, method: Method, uri: &str) -> (u16, String, String) {
+        let request = Request::builder().method(method).uri(uri).body(()).unwrap();
+        let (parts, body) = admin.answer(&request).into_parts();
+        let media_type = parts.headers[CONTENT_TYPE].to_str().unwrap().to_owned();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), media_type, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_path_answers_what_it_promises() {
+        let admin = admin();
+        let get = |uri| ask(&admin, Method::GET, uri);
+        let (status, media_type, body) = get("/metrics").await;
+        assert_eq!((status, &*media_type), (200, "text/plain; version=0.0.4; charset=utf-8"));
+        assert!(body.contains("seawall_build_info"));
+        assert_eq!(get("/livez").await.0, 200);
+        assert_eq!(get("/config").await.2, "{\n  \"workers\": 1\n}\n");
+        assert_eq!(get("/failures").await.2, "[]\n");
+        assert!(get("/").await.2.contains("/metrics"));
+        assert_eq!(get("/nonsense").await.0, 404);
+        assert_eq!(ask(&admin, Method::POST, "/metrics").await.0, 405);
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_process() {
+        let admin = admin();
+        let ready = || ask(&admin, Method::GET, "/readyz");
+        assert_eq!(ready().await.0, 503);
+        admin.state.set_ready();
+        assert_eq!(ready().await.0, 200);
+        admin.state.set_draining();
+        assert_eq!(ready().await, (503, "text/plain; charset=utf-8".into(), "draining\n".into()));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_query_is_told() {
+        let admin = admin();
+        for uri in ["/failures?limit=x", "/failures?colour=red"] {
+            assert_eq!(ask(&admin, Method::GET, uri).await.0, 400, "{uri}");
+        }
+        assert_eq!(ask(&admin, Method::GET, "/failures?id=a&kind=b&limit=3").await.0, 200);
+    }
+}

@@ -1,0 +1,184 @@
+//! Floor 7: the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::model::Config;
+use crate::config::{self, Diagnostics};
+use crate::demo;
+use crate::server::Server;
+use crate::telemetry::log;
+
+/// What to do when there is nothing to do.
+const ADVICE: &str = "\
+seawall needs an upstream. Try one of:
+  seawall --upstream http://127.0.0.1:3000   put it in front of an app, listening on 127.0.0.1:8080
+  seawall demo                               see what it does;  seawall -c FILE  run with a configuration";
+
+/// A streaming reverse proxy that turns every upstream failure into a clean HTTP 500 or WebSocket
+/// close 1011, and counts it by kind for Prometheus.
+#[derive(Debug, Parser)]
+#[command(name = "seawall", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Run with this configuration file (default: ./seawall.yaml, then /etc/seawall/seawall.yaml)
+    #[arg(short, long, value_name = "FILE", conflicts_with = "upstream")]
+    config: Option<PathBuf>,
+
+    /// Run without a file, in front of this app: http://HOST[:PORT] or https://HOST[:PORT]
+    #[arg(short, long, value_name = "URL")]
+    upstream: Option<String>,
+
+    /// Where clients connect, with --upstream (default: 127.0.0.1:8080)
+    #[arg(short, long, value_name = "ADDR", requires = "upstream")]
+    listen: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  seawall --upstream http://127.0.0.1:3000                  in front of an app, on 127.0.0.1:8080
+  seawall --upstream http://127.0.0.1:3000 --listen :80     the same, on port 80 of every address
+  seawall -c seawall.yaml                                   with a configuration file
+  seawall check -c seawall.yaml                             is the file right? exit code 0 or 1
+  seawall schema > seawall.schema.json                      a JSON Schema for your editor
+  seawall demo                                              every fault, without and with seawall
+
+Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
+Signals: SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
+and exit 0; a second one exits at once.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration file without starting: prints every mistake with line, column and remedy
+    Check {
+        /// The file to check
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of the configuration file
+    Schema,
+    /// Show what clients see of each kind of failure, without and with seawall
+    Demo {
+        /// Print the table and exit: 0 if every row is as promised, 1 if not
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// Does what the arguments say.
+pub fn run(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Some(Command::Check { config }) => check(config.or(arguments.config)),
+        Some(Command::Schema) => {
+            println!("{:#}", config::schema());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Demo { once }) => demo::run(demo::Options { once, ..Default::default() }),
+        None => match load(arguments.config, arguments.upstream, arguments.listen) {
+            Some(Ok(config)) => serve(config),
+            Some(Err(diagnostics)) => {
+                eprintln!("{diagnostics}");
+                ExitCode::FAILURE
+            }
+            None => {
+                eprintln!("{ADVICE}");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn load(
+    file: Option<PathBuf>,
+    upstream: Option<String>,
+    listen: Option<String>,
+) -> Option<Result<Config, Diagnostics>> {
+    if let Some(upstream) = upstream {
+        return Some(Config::for_upstream(&upstream, listen.as_deref()));
+    }
+    file.or_else(default_file).map(|file| config::load(&file))
+}
+
+fn default_file() -> Option<PathBuf> {
+    config::default_paths().into_iter().find(|path| path.exists())
+}
+
+fn check(file: Option<PathBuf>) -> ExitCode {
+    let Some(file) = file.or_else(default_file) else {
+        eprintln!("no configuration file: name one with -c FILE");
+        return ExitCode::from(2);
+    };
+    match config::load(&file) {
+        Ok(config) => {
+            println!("{}", summary(&file, &config));
+            ExitCode::SUCCESS
+        }
+        Err(diagnostics) => {
+            eprintln!("{diagnostics}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn summary(file: &Path, config: &Config) -> String {
+    format!(
+        "{} is valid: {} listeners, {} upstreams, {} routes",
+        file.display(),
+        config.listeners.len(),
+        config.upstreams.len(),
+        config.routes.len()
+    )
+}
+
+fn serve(config: Config) -> ExitCode {
+    log::init(&config.log);
+    let running = match Server::start(config) {
+        Ok(running) => running,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+            eprintln!("seawall cannot start: {error}{}", cause.unwrap_or_default());
+            return ExitCode::FAILURE;
+        }
+    };
+    for address in running.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    if let Some(address) = running.admin_address() {
+        tracing::info!(url = %format!("http://{address}/"), "admin");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let waited = runtime.and_then(|runtime| {
+        let result = runtime.block_on(terminated());
+        if result.is_ok() {
+            tracing::info!("draining");
+            // A second signal does not wait for the drain.
+            std::thread::spawn(move || {
+                if runtime.block_on(terminated()).is_ok() {
+                    std::process::exit(1);
+                }
+            });
+        }
+        result
+    });
+    if let Err(error) = waited {
+        tracing::error!(%error, "cannot wait for signals; draining");
+    }
+    running.join();
+    tracing::info!("stopped");
+    ExitCode::SUCCESS
+}
+
+async fn terminated() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

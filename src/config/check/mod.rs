@@ -1,0 +1,249 @@
+//! From the shape of a file to a configuration that can run: the only place that builds a
+//! [`model::Config`] from text. Every problem is collected; nothing stops at the first.
+//!
+//! Defaults come from the model's own `Default`s, so that they are written once.
+
+mod failures;
+mod listener;
+mod route;
+mod upstream;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) use listener::parse_address;
+pub(super) use upstream::parse_endpoint;
+
+use super::diagnostic::Problem;
+use super::model::{
+    Admin, Clients, Config, Forwarded, Journal, Log, LogFormat, Shutdown, WebSocket,
+};
+use super::scope::{Found, Scope};
+
+/// Where relative paths in the file begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Base<'p>(pub &'p Path);
+
+/// Reads, or describes, everything. The result means something only if no problem was collected.
+pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = workers(&root, cores);
+    let listeners = listener::listeners(&root, base);
+    let admin = admin(&root);
+    let upstreams = upstream::upstreams(&root, base);
+    let failures = failures::global(&root);
+    let routes = route::routes(&root, &upstreams, &failures);
+    let websocket = websocket(&root);
+    let clients = clients(&root);
+    let forwarded = forwarded(&root);
+    let log = log(&root);
+    let journal = journal(&root);
+    let shutdown = shutdown(&root);
+    root.finish();
+    Config {
+        workers,
+        listeners,
+        admin,
+        upstreams: upstreams.into_iter().map(|known| known.upstream).collect(),
+        routes,
+        websocket,
+        clients,
+        forwarded,
+        log,
+        journal,
+        shutdown,
+    }
+}
+
+fn workers(root: &Scope<'_>, cores: usize) -> usize {
+    let meaning = "Worker threads: `auto` is one per core.";
+    let Some(found) = root.text("workers", "auto or a number from 1 to 256", Some("auto"), meaning)
+    else {
+        return cores;
+    };
+    match (&*found.value, found.value.parse()) {
+        ("auto", _) => cores,
+        (_, Ok(count @ 1..=256)) => count,
+        _ => {
+            wrong(root, "workers", &found, "write auto, or a number from 1 to 256");
+            cores
+        }
+    }
+}
+
+fn admin(root: &Scope<'_>) -> Admin {
+    let section = root.section("admin", "Where operators connect.");
+    let meaning = "The operators' address, or `off`. Keep it on loopback: it has no password.";
+    let default = "127.0.0.1:9900";
+    let address = match section.text("address", listener::ADDRESS, Some(default), meaning) {
+        None => default.parse().ok(),
+        Some(found) if matches!(&*found.value, "off" | "false") => None,
+        Some(found) => listener::address(&section, "address", &found),
+    };
+    section.finish();
+    Admin { address }
+}
+
+fn websocket(root: &Scope<'_>) -> WebSocket {
+    let section = root.section("websocket", "How WebSockets are relayed.");
+    let d = WebSocket::default();
+    let websocket = WebSocket {
+        ping_interval: section.wait(
+            "ping_interval",
+            d.ping_interval,
+            "A side that is silent for so long is pinged.",
+        ),
+        pong_timeout: section.wait("pong_timeout", d.pong_timeout, "How long a pong may take."),
+        close_timeout: section.wait(
+            "close_timeout",
+            d.close_timeout,
+            "How long each side has to answer a Close.",
+        ),
+        write_timeout: section.wait(
+            "write_timeout",
+            d.write_timeout,
+            "How long a side may refuse to read what it is sent.",
+        ),
+        max_frame: section.size(
+            "max_frame",
+            d.max_frame,
+            125,
+            "The largest frame, either direction.",
+        ),
+        hold: to_usize(section.size(
+            "hold",
+            d.hold as u64,
+            125,
+            "Frames up to this size reach the client whole, longer ones as fragments.",
+        )),
+    };
+    section.finish();
+    websocket
+}
+
+fn clients(root: &Scope<'_>) -> Clients {
+    let section = root.section("clients", "Limits towards clients.");
+    let d = Clients::default();
+    let clients = Clients {
+        handshake_timeout: section.wait(
+            "handshake_timeout",
+            d.handshake_timeout,
+            "How long a TLS handshake may take.",
+        ),
+        head_timeout: section.wait(
+            "head_timeout",
+            d.head_timeout,
+            "How long a request head may take, and how long an idle connection is kept.",
+        ),
+        body_timeout: section.wait(
+            "body_timeout",
+            d.body_timeout,
+            "How long request content may stand still.",
+        ),
+        write_timeout: section.wait(
+            "write_timeout",
+            d.write_timeout,
+            "How long a client may refuse to read its response.",
+        ),
+        head_bytes: to_usize(section.size(
+            "head",
+            d.head_bytes as u64,
+            8192,
+            "The largest request head.",
+        )),
+        fields: to_usize(section.integer(
+            "fields",
+            d.fields as u64,
+            (8, 10_000),
+            "The most field lines of a request head.",
+        )),
+        connections: to_usize(section.integer(
+            "connections",
+            d.connections as u64,
+            (1, 10_000_000),
+            "The most connections per worker; one more is answered 503.",
+        )),
+        streams: u32::try_from(section.integer(
+            "streams",
+            u64::from(d.streams),
+            (1, 65_535),
+            "The most concurrent streams of an HTTP/2 connection.",
+        ))
+        .unwrap_or(d.streams),
+    };
+    section.finish();
+    clients
+}
+
+fn forwarded(root: &Scope<'_>) -> Forwarded {
+    let section = root.section("forwarded", "Who may set forwarding fields and request ids.");
+    let meaning = "Proxies in front of seawall: their X-Forwarded-*, Forwarded and X-Request-Id are kept and appended to; everybody else's are replaced.";
+    let mut trusted = Vec::new();
+    for found in section.texts("trusted", "address or network, such as 10.0.0.0/8", false, meaning)
+    {
+        let network = found.value.parse();
+        let address = || found.value.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+        match network.or_else(|_: ipnet::AddrParseError| address()) {
+            Ok(network) => trusted.push(network),
+            Err(_) => {
+                wrong(&section, "trusted", &found, "write 10.0.0.0/8, 192.168.1.1 or fd00::/8")
+            }
+        }
+    }
+    section.finish();
+    Forwarded { trusted }
+}
+
+fn log(root: &Scope<'_>) -> Log {
+    let section = root.section("log", "What the log looks like; it goes to stderr.");
+    let d = Log::default();
+    let format =
+        match section.word("format", &["json", "human"], 0, "JSON lines, or lines for people.") {
+            0 => LogFormat::Json,
+            _ => LogFormat::Human,
+        };
+    let filter = "level, or a tracing filter such as info,seawall=debug";
+    let found = section.text("filter", filter, Some(&d.filter), "What is logged.");
+    if let Some(found) = &found
+        && found.value.parse::<tracing_subscriber::filter::Targets>().is_err()
+    {
+        wrong(&section, "filter", found, "write error, warn, info, debug or TARGET=LEVEL,…");
+    }
+    let access = section.bool("access", d.access, "One line per request.");
+    section.finish();
+    Log { format, filter: found.map_or(d.filter, |found| found.value), access }
+}
+
+fn journal(root: &Scope<'_>) -> Journal {
+    let section = root.section("journal", "The failure journal behind /failures.");
+    let d = Journal::default();
+    let meaning = "How many failures are remembered; each takes at most 12 KiB.";
+    let entries = section.integer("entries", d.entries as u64, (0, 1_000_000), meaning);
+    section.finish();
+    Journal { entries: to_usize(entries) }
+}
+
+fn shutdown(root: &Scope<'_>) -> Shutdown {
+    let section = root.section("shutdown", "How the process ends.");
+    let meaning = "How long requests and WebSockets have to finish.";
+    let drain: Duration = section.duration("drain", Shutdown::default().drain, meaning);
+    section.finish();
+    Shutdown { drain }
+}
+
+/// Reports a value that has the right shape and is wrong all the same.
+fn wrong(scope: &Scope<'_>, key: &str, found: &Found<String>, remedy: &str) {
+    let message = format!("`{key}` cannot be {:?}", found.value);
+    scope.problem(Problem::new(found.span, &message).remedy(remedy));
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Names become labels and go into logs: short and plain.
+fn plain_name(name: &str) -> Option<Arc<str>> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    ((1..=64).contains(&name.len()) && name.chars().all(plain)).then(|| name.into())
+}

@@ -1,0 +1,295 @@
+//! Upstreams: endpoints, waits, limits, TLS.
+
+use std::sync::Arc;
+
+use super::super::diagnostic::Problem;
+use super::super::model::{
+    Endpoint, Retry, Scheme, Timeouts, Upstream, UpstreamLimits, UpstreamTls,
+};
+use super::super::raw::Span;
+use super::super::scope::{Found, Scope};
+use super::{Base, listener, plain_name, to_usize, wrong};
+
+/// An upstream and whether it is used.
+pub(super) struct Known {
+    pub(super) upstream: Arc<Upstream>,
+}
+
+pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
+    let mut known = Vec::new();
+    let meaning = "The apps, each a named group of endpoints that serve the same.";
+    for (name, section) in root.named("upstreams", true, meaning) {
+        let label = plain_name(&name.text);
+        if label.is_none() && !section.is_describing() {
+            let message = format!("`{}` cannot name an upstream", name.text);
+            let remedy =
+                "use up to 64 letters, digits, `-`, `_` and `.`: it becomes a metric label";
+            section.problem(Problem::new(name.span, &message).remedy(remedy));
+        }
+        let upstream = Upstream {
+            name: label.unwrap_or_else(|| name.text.into()),
+            endpoints: endpoints(&section),
+            timeouts: timeouts(&section),
+            limits: limits(&section),
+            retry: retry(&section),
+            tls: tls(&section, base),
+        };
+        section.finish();
+        known.push(Known { upstream: Arc::new(upstream) });
+    }
+    known
+}
+
+fn endpoints(section: &Scope<'_>) -> Vec<Endpoint> {
+    let meaning = "Where the app listens; requests go round them in turn.";
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for found in
+        section.texts("endpoints", "http://HOST:PORT or https://HOST[:PORT]", true, meaning)
+    {
+        match parse_endpoint(&found.value) {
+            Ok(endpoint) => {
+                if endpoints.iter().any(|known| known.label == endpoint.label) {
+                    let message = format!("{} is listed twice", endpoint.label);
+                    section
+                        .problem(Problem::new(found.span, &message).remedy("keep one of the two"));
+                }
+                endpoints.push(endpoint);
+            }
+            Err(remedy) => wrong(section, "endpoints", &found, &remedy),
+        }
+    }
+    endpoints
+}
+
+/// Reads `http://host:port`, `https://host`, `host:port`.
+pub(in crate::config) fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
+    const FORM: &str = "write http://HOST:PORT or https://HOST[:PORT]";
+    let (scheme, authority) = match text.split_once("://") {
+        Some(("http", rest)) => (Scheme::Http, rest),
+        Some(("https", rest)) => (Scheme::Https, rest),
+        Some(("ws", rest)) => {
+            return Err(format!("write http://{rest}; WebSockets are upgraded from HTTP"));
+        }
+        Some(("wss", rest)) => {
+            return Err(format!("write https://{rest}; WebSockets are upgraded from HTTP"));
+        }
+        Some((scheme, _)) => return Err(format!("{scheme} is not supported; {FORM}")),
+        None => (Scheme::Http, text),
+    };
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    if authority.contains('@') {
+        return Err("remove the user name: credentials do not belong here".to_owned());
+    }
+    if authority.contains(['/', '?', '#']) {
+        return Err("remove the path: requests keep their own".to_owned());
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        // A colon inside brackets belongs to the address.
+        Some((host, port)) if !port.ends_with(']') => (
+            host,
+            port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| FORM.to_owned())?,
+        ),
+        _ => (authority, if scheme == Scheme::Https { 443 } else { 80 }),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let valid = match bare {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            (1..=253).contains(&host.len()) && host.chars().all(plain)
+        }
+    };
+    if !valid {
+        return Err(FORM.to_owned());
+    }
+    let prefix = if scheme == Scheme::Https { "https" } else { "http" };
+    Ok(Endpoint {
+        label: format!("{prefix}://{host}:{port}").into(),
+        scheme,
+        host: bare.unwrap_or(host).into(),
+        port,
+    })
+}
+
+fn timeouts(upstream: &Scope<'_>) -> Timeouts {
+    let section = upstream.section("timeouts", "How long each wait for the upstream may take.");
+    let d = Timeouts::default();
+    let timeouts = Timeouts {
+        resolve: section.wait("resolve", d.resolve, "Resolving a name."),
+        connect: section.wait("connect", d.connect, "The TCP and TLS handshakes together."),
+        head: section.wait("head", d.head, "From the request sent to the complete response head."),
+        idle: section.wait(
+            "idle",
+            d.idle,
+            "How long content may stand still, in either direction.",
+        ),
+        expect_continue: section.wait(
+            "expect_continue",
+            d.expect_continue,
+            "How long request content waits for the upstream's 100 (continue).",
+        ),
+        keep_alive: section.duration(
+            "keep_alive",
+            d.keep_alive,
+            "How long an unused connection is kept.",
+        ),
+    };
+    section.finish();
+    timeouts
+}
+
+fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
+    let section =
+        upstream.section("limits", "How much may be open, and how large a response may be.");
+    let d = UpstreamLimits::default();
+    let limits = UpstreamLimits {
+        connections: to_usize(section.integer(
+            "connections",
+            d.connections as u64,
+            (1, 1_000_000),
+            "Open connections over all workers.",
+        )),
+        idle_connections: to_usize(section.integer(
+            "idle_connections",
+            d.idle_connections as u64,
+            (0, 100_000),
+            "Idle connections kept per worker and endpoint.",
+        )),
+        head_bytes: to_usize(section.size(
+            "head",
+            d.head_bytes as u64,
+            512,
+            "The largest response head.",
+        )),
+        field_bytes: to_usize(section.size(
+            "field",
+            d.field_bytes as u64,
+            256,
+            "The largest field line of a response.",
+        )),
+        fields: to_usize(section.integer(
+            "fields",
+            d.fields as u64,
+            (1, 10_000),
+            "The most field lines of a response.",
+        )),
+        body_bytes: section.optional_size(
+            "body",
+            d.body_bytes,
+            0,
+            "The largest response content; unlimited if not set, since content is streamed.",
+        ),
+        trailer_bytes: to_usize(section.size(
+            "trailers",
+            d.trailer_bytes as u64,
+            64,
+            "The largest trailer section.",
+        )),
+        interim_responses: to_usize(section.integer(
+            "interim_responses",
+            d.interim_responses as u64,
+            (0, 10_000),
+            "The most interim (1xx) responses before the final one.",
+        )),
+    };
+    section.finish();
+    limits
+}
+
+fn retry(upstream: &Scope<'_>) -> Retry {
+    let section =
+        upstream.section("retry", "When a request is sent again (RFC 9110 section 9.2.2).");
+    let d = Retry::default();
+    let meaning = "Attempts in all; 1 never tries another endpoint.";
+    let attempts = section.integer("attempts", u64::from(d.attempts), (1, 16), meaning);
+    section.finish();
+    Retry { attempts: u32::try_from(attempts).unwrap_or(d.attempts) }
+}
+
+fn tls(upstream: &Scope<'_>, base: Base<'_>) -> UpstreamTls {
+    let section = upstream.section("tls", "TLS towards https endpoints.");
+    let meaning = "Trusted root certificates; the system's if not set.";
+    let roots = section
+        .text("roots", "PEM file", None, meaning)
+        .and_then(|found| listener::certificates(&section, "roots", &found, base))
+        .map(Arc::new);
+    let meaning = "The certificate that seawall presents.";
+    let identity = section.optional_section("certificate", meaning).and_then(|certificate| {
+        let identity = listener::identity(&certificate, base);
+        certificate.finish();
+        identity
+    });
+    let meaning = "The name to ask for and to verify; the endpoint's host if not set.";
+    let server_name = section.text("server_name", "DNS name", None, meaning);
+    let server_name = server_name.and_then(|found| server_name_of(&section, &found));
+    section.finish();
+    UpstreamTls { roots, identity, server_name }
+}
+
+fn server_name_of(section: &Scope<'_>, found: &Found<String>) -> Option<Arc<str>> {
+    match rustls_pki_types::ServerName::try_from(&*found.value) {
+        Ok(_) => Some((&*found.value).into()),
+        Err(_) => {
+            wrong(section, "server_name", found, "write a DNS name such as app.internal");
+            None
+        }
+    }
+}
+
+/// Finds an upstream by name.
+pub(super) fn find<'k>(
+    known: &'k [Known],
+    scope: &Scope<'_>,
+    name: &str,
+    span: Span,
+) -> Option<&'k Arc<Upstream>> {
+    let found = known.iter().find(|known| &*known.upstream.name == name);
+    if found.is_none() {
+        let names: Vec<&str> = known.iter().map(|known| &*known.upstream.name).collect();
+        let remedy = match super::super::diagnostic::nearest(name, names.iter().copied()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if names.is_empty() => "define it under upstreams".to_owned(),
+            None => format!("defined are: {}", names.join(", ")),
+        };
+        let message = format!("no upstream is named `{name}`");
+        scope.problem(Problem::new(span, &message).remedy(&remedy));
+    }
+    found.map(|known| &known.upstream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_have_their_usual_forms() {
+        for (text, label, host) in [
+            ("http://127.0.0.1:3000", "http://127.0.0.1:3000", "127.0.0.1"),
+            ("http://app/", "http://app:80", "app"),
+            ("https://app.internal", "https://app.internal:443", "app.internal"),
+            ("app:3000", "http://app:3000", "app"),
+            ("http://[::1]:3000", "http://[::1]:3000", "::1"),
+            ("https://[::1]", "https://[::1]:443", "::1"),
+        ] {
+            let endpoint = parse_endpoint(text).unwrap();
+            assert_eq!((&*endpoint.label, &*endpoint.host), (label, host), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_told_with_a_remedy() {
+        for (text, remedy) in [
+            ("ws://app:1", "http://app:1"),
+            ("ftp://app", "not supported"),
+            ("http://app/path", "path"),
+            ("http://me@app", "user name"),
+            ("http://app:0", "PORT"),
+            ("http://app:99999", "PORT"),
+            ("http://", "HOST"),
+            ("http://a b", "HOST"),
+            ("http://[::1", "HOST"),
+        ] {
+            assert!(parse_endpoint(text).unwrap_err().contains(remedy), "{text}");
+        }
+    }
+}

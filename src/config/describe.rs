@@ -1,0 +1,106 @@
+//! The configuration as loaded, for operators. Secrets are not in it: of a key it says only that
+//! there is one.
+
+use serde_json::{Value, json};
+
+use super::model::{Config, HostPattern, PathPattern};
+use super::units::{bytes_text, duration_text};
+
+impl Config {
+    /// What runs, as JSON, secrets hidden.
+    #[must_use]
+    pub fn describe(&self) -> Value {
+        let listeners = self.listeners.iter().map(|listener| {
+            json!({
+                "address": listener.address.to_string(),
+                "tls": listener.tls.as_ref().map(|tls| json!({ "certificates": tls.certificates.len() })),
+            })
+        });
+        let upstreams = self.upstreams.iter().map(|upstream| {
+            let (timeouts, limits) = (&upstream.timeouts, &upstream.limits);
+            let endpoints: Vec<_> =
+                upstream.endpoints.iter().map(|e| e.label.to_string()).collect();
+            let described = json!({
+                "endpoints": endpoints,
+                "timeouts": {
+                    "resolve": duration_text(timeouts.resolve),
+                    "connect": duration_text(timeouts.connect),
+                    "head": duration_text(timeouts.head),
+                    "idle": duration_text(timeouts.idle),
+                    "expect_continue": duration_text(timeouts.expect_continue),
+                    "keep_alive": duration_text(timeouts.keep_alive),
+                },
+                "limits": {
+                    "connections": limits.connections,
+                    "idle_connections": limits.idle_connections,
+                    "head": bytes_text(limits.head_bytes as u64),
+                    "field": bytes_text(limits.field_bytes as u64),
+                    "fields": limits.fields,
+                    "body": limits.body_bytes.map(bytes_text),
+                    "trailers": bytes_text(limits.trailer_bytes as u64),
+                    "interim_responses": limits.interim_responses,
+                },
+                "retry": { "attempts": upstream.retry.attempts },
+                "tls": {
+                    "roots": if upstream.tls.roots.is_some() { "file" } else { "system" },
+                    "certificate": upstream.tls.identity.as_ref().map(|_| "set"),
+                    "server_name": upstream.tls.server_name.as_deref(),
+                },
+            });
+            (upstream.name.to_string(), described)
+        });
+        let routes = self.routes.iter().map(|route| {
+            json!({
+                "name": &*route.name,
+                "host": match &route.host {
+                    HostPattern::Any => "*".to_owned(),
+                    HostPattern::Exact(host) => host.to_string(),
+                    HostPattern::Below(suffix) => format!("*{suffix}"),
+                },
+                "path": match &route.path {
+                    PathPattern::Any => "/*".to_owned(),
+                    PathPattern::Exact(path) => path.to_string(),
+                    PathPattern::Below(prefix) => format!("{prefix}/*"),
+                },
+                "upstream": &*route.upstream.name,
+                "hold": {
+                    "bytes": bytes_text(route.hold.bytes as u64),
+                    "time": duration_text(route.hold.time),
+                },
+                "request_body": route.request_body_bytes.map(bytes_text),
+                "dependencies": route.policy.dependencies().iter().map(|rule| &*rule.name).collect::<Vec<_>>(),
+            })
+        });
+        json!({
+            "workers": self.workers,
+            "listeners": listeners.collect::<Vec<_>>(),
+            "admin": { "address": self.admin.address.map(|address| address.to_string()) },
+            "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
+            "routes": routes.collect::<Vec<_>>(),
+            "websocket": {
+                "ping_interval": duration_text(self.websocket.ping_interval),
+                "pong_timeout": duration_text(self.websocket.pong_timeout),
+                "close_timeout": duration_text(self.websocket.close_timeout),
+                "write_timeout": duration_text(self.websocket.write_timeout),
+                "max_frame": bytes_text(self.websocket.max_frame),
+                "hold": bytes_text(self.websocket.hold as u64),
+            },
+            "clients": {
+                "handshake_timeout": duration_text(self.clients.handshake_timeout),
+                "head_timeout": duration_text(self.clients.head_timeout),
+                "body_timeout": duration_text(self.clients.body_timeout),
+                "write_timeout": duration_text(self.clients.write_timeout),
+                "head": bytes_text(self.clients.head_bytes as u64),
+                "fields": self.clients.fields,
+                "connections": self.clients.connections,
+                "streams": self.clients.streams,
+            },
+            "forwarded": {
+                "trusted": self.forwarded.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            },
+            "log": { "filter": self.log.filter, "access": self.log.access },
+            "journal": { "entries": self.journal.entries },
+            "shutdown": { "drain": duration_text(self.shutdown.drain) },
+        })
+    }
+}

@@ -1,0 +1,171 @@
+use super::*;
+use proptest::prelude::*;
+
+fn errors(text: &str) -> Vec<(usize, usize, String, String)> {
+    match parse("test.yaml", text, Path::new("")) {
+        Ok(_) => Vec::new(),
+        Err(diagnostics) => diagnostics
+            .problems()
+            .iter()
+            .map(|problem| {
+                let remedy = problem.remedy.clone().unwrap_or_default();
+                (problem.span.line, problem.span.column, problem.message.clone(), remedy)
+            })
+            .collect(),
+    }
+}
+
+const SMALLEST: &str = "listeners: [{ address: \"0.0.0.0:8080\" }]\n\
+    upstreams:\n  app: { endpoints: [\"http://127.0.0.1:3000\"] }\n\
+    routes: [{ upstream: app }]\n";
+
+#[test]
+fn the_smallest_useful_file_is_valid_and_has_every_default() {
+    let config = parse("test.yaml", SMALLEST, Path::new("")).unwrap();
+    assert_eq!(config.upstreams.len(), 1);
+    assert_eq!(config.routes[0].upstream.timeouts.head.as_secs(), 30);
+    assert_eq!(config.routes[0].hold.bytes, 64 * 1024);
+    assert_eq!(config.admin.address.unwrap().port(), 9900);
+    assert!(config.workers >= 1);
+}
+
+#[test]
+fn a_url_alone_is_a_configuration() {
+    let config = Config::for_upstream("http://[::1]:3000", Some(":0")).unwrap();
+    assert_eq!(&*config.upstreams[0].endpoints[0].host, "::1");
+    let wrong = Config::for_upstream("ws://app", None).unwrap_err().to_string();
+    assert!(wrong.starts_with("--upstream: cannot be \"ws://app\"\n"), "{wrong}");
+    assert!(Config::for_upstream("app:1", Some("x")).unwrap_err().to_string().contains("--listen"));
+}
+
+#[test]
+fn every_class_of_mistake_has_its_place_and_its_remedy() {
+    let rows: &[(&str, &str, &str, &str)] = &[
+        ("    endpoints:", "    endpoint:", "no setting `endpoint`", "did you mean `endpoints`?"),
+        ("head: 30s", "head: 30", "`head` cannot be \"30\"", "30s"),
+        ("upstream: app", "upstream: ap", "no upstream is named `ap`", "did you mean `app`?"),
+        ("profile: internal", "profile: gatewy", "`profile` cannot be", "did you mean `gateway`?"),
+        ("bytes: 64KiB", "bytes: 64K", "`bytes` cannot be \"64K\"", "64KiB"),
+        ("http_response_timeout", "http_timeout", "no kind is named", "http_"),
+        ("status: 504", "status: 600", "`status` cannot be \"600\"", "400 to 599"),
+        ("psycopg", "(", "`body` cannot be \"(\"", "not a regular expression"),
+        ("address: :8080", "address: 8080", "`address` cannot be \"8080\"", ":8080"),
+        ("http://10.0.0.1:3000", "ws://10.0.0.1:3000", "`endpoints` cannot be", "http://"),
+        ("[10.0.0.0/8]", "[10.0.0.0/99]", "`trusted` cannot be", "10.0.0.0/8"),
+        ("path: /v1/*", "path: v1", "`path` cannot be \"v1\"", "/v1/*"),
+        ("drain: 30s", "drain: 30s\n  drain: 3s", "`drain` is set twice", "keep one"),
+        ("filter: info", "filter: 'a=b=c'", "`filter` cannot be", "info"),
+        ("workers: 2", "workers: none", "`workers` cannot be", "auto"),
+    ];
+    let good = "\
+workers: 2
+listeners:
+  - address: :8080
+upstreams:
+  app:
+    endpoints:
+      - http://10.0.0.1:3000
+    timeouts:
+      head: 30s
+routes:
+  - path: /v1/*
+    upstream: app
+failures:
+  profile: internal
+  kinds: { http_response_timeout: { status: 504 } }
+  hold: { bytes: 64KiB }
+  dependencies:
+    - { name: postgres, body: \"psycopg\" }
+forwarded: { trusted: [10.0.0.0/8] }
+log: { filter: info }
+shutdown:
+  drain: 30s
+";
+    assert_eq!(errors(good), []);
+    for (from, to, message, remedy) in rows {
+        assert!(good.contains(from), "{from}");
+        let found = errors(&good.replace(from, to));
+        let hit =
+            found.iter().find(|(_, _, said, how)| said.contains(message) && how.contains(remedy));
+        let (line, column, ..) = hit.unwrap_or_else(|| panic!("{to}: {found:?}"));
+        assert!(*line > 0 && *column > 0, "{to}: {found:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_and_in_order() {
+    let found =
+        errors("listners: []\nupstreams: {}\nroutes: [{ upstream: x, hots: a }]\nworkers: 0\n");
+    let lines: Vec<_> = found.iter().map(|(line, ..)| *line).collect();
+    assert!(found.len() >= 5, "{found:?}");
+    assert!(lines.is_sorted());
+}
+
+#[test]
+fn bad_yaml_is_told_with_its_place() {
+    let found = errors("listeners:\n  - address: [\n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].0 >= 2 && found[0].2.starts_with("not valid YAML"), "{found:?}");
+    assert!(errors("a: 1\n---\nb: 2\n")[0].2.contains("second document"));
+    let deep = "[".repeat(100);
+    assert!(errors(&deep)[0].2.contains("nested"));
+}
+
+#[test]
+fn an_alias_bomb_is_refused() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..9 {
+        let items = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+    }
+    assert!(errors(&bomb)[0].2.contains("100,000"));
+}
+
+#[test]
+fn a_route_inherits_what_it_does_not_say() {
+    let text = format!(
+        "{SMALLEST}failures: {{ profile: gateway, hold: off, kinds: {{ dns_error: {{ status: 599 }} }} }}\n"
+    )
+    .replace("{ upstream: app }", "{ upstream: app, failures: { app_errors: pass } }");
+    let config = parse("test.yaml", &text, Path::new("")).unwrap();
+    let failure = |kind| crate::failure::Failure::new(kind, crate::failure::Phase::Connect);
+    let policy = &config.routes[0].policy;
+    assert_eq!(policy.decide(&failure(crate::failure::Kind::DnsError)).status, 599);
+    assert_eq!(policy.decide(&failure(crate::failure::Kind::ConnectionRefused)).status, 502);
+    assert_eq!(policy.app_errors(), crate::failure::policy::AppErrors::Pass);
+    assert_eq!(config.routes[0].hold.bytes, 0);
+}
+
+#[test]
+fn the_description_of_a_configuration_hides_its_secrets() {
+    let text = parse("test.yaml", SMALLEST, Path::new("")).unwrap().describe().to_string();
+    assert!(text.contains("\"0.0.0.0:8080\"") && text.contains("http://127.0.0.1:3000"));
+    assert!(!text.to_lowercase().contains("private"));
+}
+
+#[test]
+fn the_schema_and_the_reference_know_every_setting() {
+    let (schema, reference) = (schema().to_string(), reference());
+    for setting in settings() {
+        let key = setting.path.rsplit('.').next().unwrap().trim_end_matches("[]");
+        assert!(schema.contains(&format!("\"{key}\"")), "{key}");
+        assert!(reference.contains(&setting.path), "{}", setting.path);
+    }
+    assert!(reference.contains("`upstreams.*.timeouts.connect`"));
+    assert!(reference.contains("`routes[].failures.profile`"));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        let _ = parse("test.yaml", &text, Path::new(""));
+    }
+
+    #[test]
+    fn damaged_files_never_panic(at in 0usize..150, with in "\\PC{0,3}") {
+        let mut text: Vec<char> = SMALLEST.chars().collect();
+        let at = at.min(text.len() - 1);
+        text.splice(at..=at, with.chars());
+        let _ = parse("test.yaml", &text.into_iter().collect::<String>(), Path::new(""));
+    }
+}

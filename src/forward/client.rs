@@ -1,0 +1,177 @@
+//! The client's connection, as its requests see it: who is there, and the four things that a
+//! request may want of the connection itself.
+//!
+//! hyper owns the socket while it serves HTTP. What it has no way to say goes through here: an
+//! interim response, a reset instead of a close, a lingering close, and the WebSocket that takes
+//! the connection over.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use http::Version;
+
+use super::request::Peer;
+use super::websocket::Upgraded;
+use crate::upstream::http1::head::ResponseHead;
+use crate::upstream::http1::upload::extend_field;
+
+/// Most bytes of interim responses that wait for the socket; what exceeds them is dropped, which
+/// costs the client nothing but a hint.
+const MAX_INTERIM: usize = 64 * 1024;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Client {
+    /// Who is connected.
+    pub peer: Peer,
+    /// Closing must be a TCP reset: a FIN would make a cut-off response look complete (P1).
+    pub reset: Rc<Cell<bool>>,
+    /// The client may still be sending: its answer must not be destroyed by a reset.
+    pub linger: Cell<bool>,
+    /// A request is being served, or its content or its response flows.
+    pub busy: Cell<bool>,
+    /// The head of a request did not come in time.
+    pub late: Cell<bool>,
+    /// Set by a 101: what the connection becomes.
+    pub upgraded: RefCell<Option<Upgraded>>,
+    /// Interim responses on their way.
+    pub interim: RefCell<Interim>,
+}
+
+/// Interim responses between a request and its final response, HTTP/1.1 only: hyper's HTTP/2
+/// server has no way to send them.
+#[derive(Debug, Default)]
+pub struct Interim {
+    waiting: BytesMut,
+    begun: bool,
+}
+
+impl Client {
+    /// A new connection.
+    #[must_use]
+    pub fn new(peer: Peer) -> Self {
+        Client {
+            peer,
+            reset: Rc::default(),
+            linger: Cell::new(false),
+            busy: Cell::new(false),
+            late: Cell::new(false),
+            upgraded: RefCell::default(),
+            interim: RefCell::default(),
+        }
+    }
+
+    /// Passes an interim response on (RFC 9110 §15.2: a proxy forwards 1xx responses).
+    pub async fn pass_interim(&self, head: &ResponseHead, version: Version) {
+        if version != Version::HTTP_11 {
+            // RFC 9110 §15.2: never to an HTTP/1.0 client.
+            return;
+        }
+        self.interim.borrow_mut().push(head);
+        // hyper flushes after it has polled the request: this poll must end for the interim
+        // response to leave before the final one.
+        tokio::task::yield_now().await;
+    }
+
+    /// A request begins; until the guard is dropped, silence of the client is no lateness.
+    #[must_use]
+    pub fn begin(self: &Rc<Self>) -> Busy {
+        self.busy.set(true);
+        Busy(Rc::clone(self))
+    }
+
+    /// Takes back what has not begun to leave: the final response comes now.
+    pub fn withdraw_interim(&self) {
+        let mut interim = self.interim.borrow_mut();
+        if !interim.begun {
+            interim.waiting.clear();
+        }
+    }
+}
+
+/// A request of a client that is being served. HTTP/1.1 serves one at a time.
+#[derive(Debug)]
+pub struct Busy(Rc<Client>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(false);
+    }
+}
+
+impl Interim {
+    fn push(&mut self, head: &ResponseHead) {
+        let status = head.status;
+        let reason = status.canonical_reason().unwrap_or_default();
+        let line = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
+        let size: usize = head.fields.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        if self.waiting.len() + line.len() + size > MAX_INTERIM {
+            return;
+        }
+        self.waiting.extend_from_slice(line.as_bytes());
+        for (name, value) in &head.fields {
+            extend_field(&mut self.waiting, name.as_str().as_bytes(), value.as_bytes());
+        }
+        self.waiting.extend_from_slice(b"\r\n");
+    }
+
+    /// What has to be written next.
+    #[must_use]
+    pub fn waiting(&self) -> &[u8] {
+        &self.waiting
+    }
+
+    /// Whether a part of an interim response has left: the rest must follow before anything else.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// So many bytes were written.
+    pub fn advance(&mut self, count: usize) {
+        let count = count.min(self.waiting.len());
+        bytes::Buf::advance(&mut self.waiting, count);
+        self.begun = !self.waiting.is_empty();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::http1::head::Framing;
+    use http::{HeaderMap, StatusCode};
+
+    fn client() -> Client {
+        Client::new(Peer { address: [127, 0, 0, 1].into(), scheme: "http", trusted: false })
+    }
+
+    fn early_hints() -> ResponseHead {
+        let mut fields = HeaderMap::new();
+        fields.insert("link", http::HeaderValue::from_static("</a.css>"));
+        let status = StatusCode::EARLY_HINTS;
+        ResponseHead { status, fields, framing: Framing::Empty, keep_alive: true }
+    }
+
+    #[tokio::test]
+    async fn an_interim_response_is_taken_back_only_before_it_has_begun_to_leave() {
+        let client = client();
+        client.pass_interim(&early_hints(), Version::HTTP_11).await;
+        let expected = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+        assert_eq!(client.interim.borrow().waiting(), expected);
+        client.interim.borrow_mut().advance(5);
+        client.withdraw_interim();
+        assert_eq!(client.interim.borrow().waiting(), &expected[5..]);
+        client.interim.borrow_mut().advance(expected.len() - 5);
+        client.pass_interim(&early_hints(), Version::HTTP_11).await;
+        client.withdraw_interim();
+        assert!(client.interim.borrow().waiting().is_empty());
+    }
+
+    #[tokio::test]
+    async fn http_1_0_clients_get_no_interim_response() {
+        let client = client();
+        client.pass_interim(&early_hints(), Version::HTTP_10).await;
+        assert!(client.interim.borrow().waiting().is_empty());
+    }
+}

@@ -1,0 +1,215 @@
+//! The hold (P2): a response that fits and that nobody reads as a stream is not committed before
+//! it is whole, so that an upstream that dies in the middle of it costs the client a 500 and never
+//! half a 200.
+//!
+//! Before: `response` has the head. After: the response is whole, or it is committed with what was
+//! held so far and flows on through `content`. A healthy small response is whole at its first poll:
+//! holding costs it nothing.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::model::Hold;
+use crate::upstream::http1::exchange::{Broken, Exchange, Piece};
+use crate::upstream::http1::head::{Framing, ResponseHead};
+
+/// How long a response of unknown length is held that may be read as a stream. Long enough for an
+/// app that writes its answer in two pieces, too short for anybody to see.
+const UNKNOWN_LENGTH: Duration = Duration::from_millis(10);
+
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// How long, and how much of, a response is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    bytes: usize,
+    time: Duration,
+}
+
+impl Terms {
+    /// The terms for this response.
+    #[must_use]
+    pub fn of(head: &ResponseHead, hold: &Hold) -> Self {
+        let none = Terms { bytes: 0, time: Duration::ZERO };
+        if hold.bytes == 0 || is_stream(&head.fields) {
+            return none;
+        }
+        match head.framing {
+            // Nothing to hold.
+            Framing::Empty => Terms { bytes: hold.bytes, time: hold.time },
+            Framing::Length(length) if length > hold.bytes as u64 => none,
+            Framing::Length(_) => Terms { bytes: hold.bytes, time: hold.time },
+            Framing::Chunked | Framing::Close if is_useless_in_part(&head.fields) => {
+                Terms { bytes: hold.bytes, time: hold.time }
+            }
+            Framing::Chunked | Framing::Close => {
+                Terms { bytes: hold.bytes, time: UNKNOWN_LENGTH.min(hold.time) }
+            }
+        }
+    }
+
+    /// Holds at least so much for so long: an app's error answer is looked at before it is sent.
+    #[must_use]
+    pub fn at_least(self, bytes: usize, time: Duration) -> Self {
+        Terms { bytes: self.bytes.max(bytes), time: self.time.max(time) }
+    }
+}
+
+/// What came of holding.
+#[derive(Debug)]
+pub struct Held {
+    /// The content so far.
+    pub pieces: VecDeque<Bytes>,
+    /// Its trailers, if it is whole and has any.
+    pub trailers: Option<HeaderMap>,
+    /// Nothing follows.
+    pub whole: bool,
+}
+
+/// Holds the response until it is whole, too large, or time is up.
+///
+/// # Errors
+/// When either side fails before that: nothing has been committed.
+pub async fn hold(exchange: &mut Exchange<Incoming>, terms: Terms) -> Result<Held, Broken> {
+    let mut held = Held { pieces: VecDeque::new(), trailers: None, whole: false };
+    let mut size = 0;
+    // The timer is made only for a response that is not whole at once.
+    let mut timer = None;
+    if terms.bytes == 0 {
+        held.whole = exchange.is_whole();
+        return Ok(held);
+    }
+    let started = Instant::now();
+    loop {
+        let piece = poll_fn(|cx| {
+            if let Poll::Ready(piece) = exchange.poll_content(cx) {
+                return Poll::Ready(Some(piece));
+            }
+            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(started + terms.time)));
+            timer.as_mut().poll(cx).map(|()| None)
+        })
+        .await;
+        match piece {
+            // Time is up.
+            None => return Ok(held),
+            Some(None) => {
+                held.whole = true;
+                return Ok(held);
+            }
+            Some(Some(Err(broken))) => return Err(broken),
+            Some(Some(Ok(Piece::Trailers(trailers)))) => {
+                held.trailers = Some(trailers);
+                held.whole = true;
+                return Ok(held);
+            }
+            Some(Some(Ok(Piece::Data(data)))) => {
+                size += data.len();
+                held.pieces.push_back(data);
+                if size > terms.bytes {
+                    return Ok(held);
+                }
+            }
+        }
+    }
+}
+
+/// Responses that are read while they arrive.
+fn is_stream(fields: &HeaderMap) -> bool {
+    if fields.get(X_ACCEL_BUFFERING).is_some_and(|value| value.as_bytes() == b"no") {
+        return true;
+    }
+    let media_type = media_type(fields);
+    const STREAMS: [&[u8]; 5] = [
+        b"text/event-stream",
+        b"application/x-ndjson",
+        b"application/ndjson",
+        b"application/jsonl",
+        b"application/json-seq",
+    ];
+    STREAMS.iter().any(|stream| media_type.eq_ignore_ascii_case(stream))
+        || starts_with_ignore_case(media_type, b"multipart/")
+        || starts_with_ignore_case(media_type, b"application/grpc")
+}
+
+/// Media types of which half is worth nothing.
+fn is_useless_in_part(fields: &HeaderMap) -> bool {
+    let media_type = media_type(fields);
+    media_type.eq_ignore_ascii_case(b"application/json")
+        || ends_with_ignore_case(media_type, b"+json")
+        || ends_with_ignore_case(media_type, b"+xml")
+}
+
+fn media_type(fields: &HeaderMap) -> &[u8] {
+    let value = fields.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+fn starts_with_ignore_case(value: &[u8], prefix: &[u8]) -> bool {
+    value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn ends_with_ignore_case(value: &[u8], suffix: &[u8]) -> bool {
+    value
+        .len()
+        .checked_sub(suffix.len())
+        .and_then(|from| value.get(from..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+}
+
+/// The bytes still due to the client when the response has a Content-Length.
+pub fn length(head: &ResponseHead) -> Option<u64> {
+    match head.framing {
+        Framing::Length(length) => Some(length),
+        Framing::Empty => Some(0),
+        Framing::Chunked | Framing::Close => {
+            debug_assert!(!head.fields.contains_key(CONTENT_LENGTH), "framing came from it");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderValue, StatusCode};
+
+    fn head(framing: Framing, media_type: &'static str) -> ResponseHead {
+        let mut fields = HeaderMap::new();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        ResponseHead { status: StatusCode::OK, fields, framing, keep_alive: true }
+    }
+
+    #[test]
+    fn what_is_held_and_for_how_long() {
+        let hold = Hold::default();
+        let full = Terms { bytes: hold.bytes, time: hold.time };
+        let brief = Terms { bytes: hold.bytes, time: UNKNOWN_LENGTH };
+        let none = Terms { bytes: 0, time: Duration::ZERO };
+        let rows = [
+            (Framing::Length(65_536), "text/html", full),
+            (Framing::Length(65_537), "text/html", none),
+            (Framing::Chunked, "application/json; charset=utf-8", full),
+            (Framing::Close, "application/problem+JSON", full),
+            (Framing::Chunked, "image/svg+xml", full),
+            (Framing::Chunked, "text/html", brief),
+            (Framing::Length(5), "text/event-stream", none),
+            (Framing::Chunked, "application/x-ndjson", none),
+            (Framing::Chunked, "multipart/x-mixed-replace", none),
+            (Framing::Chunked, "application/grpc+proto", none),
+        ];
+        for (framing, media_type, expected) in rows {
+            assert_eq!(Terms::of(&head(framing, media_type), &hold), expected, "{media_type}");
+        }
+        let mut unbuffered = head(Framing::Length(5), "text/html");
+        unbuffered.fields.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        assert_eq!(Terms::of(&unbuffered, &hold), none);
+    }
+}

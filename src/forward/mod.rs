@@ -1,0 +1,289 @@
+//! Floor 4: one request, from its head to the end of its response.
+//!
+//! ```text
+//! handle ─► route ─► request ─► retry ─► response ─► hold ─► content ─► the client
+//!                       │          │         │         │         │
+//!                       │          └─────────┴────┬────┴─────────┘
+//!                       └► websocket              ▼
+//!                                              settle: counted, logged, journalled, answered
+//! ```
+//!
+//! Everything that a request touches belongs to its worker: [`Worker`], [`Route`] and the upstreams'
+//! pools are not shared, and what is shared behind them (metrics, journal) was resolved when the
+//! configuration was loaded.
+
+pub mod client;
+pub mod content;
+pub mod hold;
+pub mod request;
+pub mod response;
+pub mod retry;
+pub mod settle;
+pub mod websocket;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Method, Request, Response, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use client::Client;
+use content::Content;
+use request::{Extra, Peer};
+use retry::{Outgoing, Unanswered};
+use settle::{Held, Subject};
+
+use crate::config::model::{self, Config};
+use crate::failure::{ClientFailure, Protocol, render};
+use crate::route::{NoRoute, Router};
+use crate::telemetry::journal::Journal;
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use crate::telemetry::request_id::{RequestId, RequestIds};
+use crate::upstream::Upstream;
+use crate::upstream::http1::head::Framing;
+use crate::websocket::relay::Scratch;
+
+/// Everything that one worker's requests share.
+#[derive(Debug)]
+pub struct Worker {
+    /// Metric handles that do not belong to a route or an upstream.
+    pub metrics: Arc<Metrics>,
+    /// The failure journal.
+    pub journal: Arc<Journal>,
+    /// One log line per request.
+    pub access_log: bool,
+    /// Limits towards clients.
+    pub clients: model::Clients,
+    /// How WebSockets are relayed.
+    pub websocket: model::WebSocket,
+    /// Read buffers of the WebSocket relay.
+    pub scratch: Scratch,
+    router: Router,
+    routes: Vec<Rc<Route>>,
+    trusted: Vec<IpNet>,
+    ids: RefCell<RequestIds>,
+}
+
+/// A route, resolved for one worker.
+#[derive(Debug)]
+pub struct Route {
+    /// As configured.
+    pub settings: Arc<model::Route>,
+    /// Where its requests go.
+    pub upstream: Rc<Upstream>,
+    /// Its metric handles.
+    pub metrics: RouteMetrics,
+}
+
+impl Worker {
+    /// A worker for this configuration; `upstreams` are in the configuration's order.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        upstreams: &[Rc<Upstream>],
+        metrics: Arc<Metrics>,
+        journal: Arc<Journal>,
+    ) -> Self {
+        let routes = config.routes.iter().filter_map(|settings| {
+            let upstream =
+                upstreams.iter().find(|known| known.settings().name == settings.upstream.name)?;
+            Some(Rc::new(Route {
+                settings: Arc::clone(settings),
+                upstream: Rc::clone(upstream),
+                metrics: metrics.route(&settings.name, &settings.upstream.name),
+            }))
+        });
+        Worker {
+            access_log: config.log.access,
+            clients: config.clients.clone(),
+            websocket: config.websocket.clone(),
+            scratch: Scratch::new(&config.websocket),
+            router: Router::new(&config.routes),
+            routes: routes.collect(),
+            trusted: config.forwarded.trusted.clone(),
+            ids: RefCell::new(RequestIds::new()),
+            metrics,
+            journal,
+        }
+    }
+
+    /// Who is at the other end of a connection.
+    #[must_use]
+    pub fn peer(&self, address: std::net::IpAddr, scheme: &'static str) -> Peer {
+        // An IPv4 client of a dual-stack socket is an IPv4 client.
+        let address = address.to_canonical();
+        let trusted = self.trusted.iter().any(|net| net.contains(&address));
+        Peer { address, scheme, trusted }
+    }
+}
+
+/// Answers one request. Always answers: every path ends in exactly one response (P1).
+///
+/// Cancel-safe: hyper drops this future when the client goes away, and with it the exchange and
+/// its connection.
+pub async fn handle(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Response<Content> {
+    let busy = client.begin();
+    let (parts, body) = request.into_parts();
+    let id = match request::trusted_id(&parts, &client.peer) {
+        Some(id) => RequestId::accept(id),
+        None => worker.ids.borrow_mut().next_id(),
+    };
+    let (route, host) = match find_route(&worker, &parts) {
+        Ok(found) => found,
+        Err(failure) => return refuse_unrouted(&worker, &client, &parts, body, failure, &id).await,
+    };
+    let offer =
+        crate::websocket::handshake::client_offer(&parts.method, parts.version, &parts.headers);
+    let held = Held::new(Subject {
+        worker: Rc::clone(&worker),
+        route: Rc::clone(&route),
+        id: id.clone(),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        version: parts.version,
+        accept: parts.headers.get(http::header::ACCEPT).cloned(),
+        started: Instant::now(),
+        protocol: if offer.is_some() { Protocol::Websocket } else { Protocol::Http },
+    });
+    let offer = match offer.transpose() {
+        Ok(offer) => offer,
+        Err(failure) => return held.refuse(failure),
+    };
+    let framing = request::framing(&parts, body.size_hint().exact());
+    if let (Framing::Length(length), Some(limit)) = (framing, route.settings.request_body_bytes)
+        && length > limit
+    {
+        let left = Left { body: Some(body), expects_continue: request::expects_continue(&parts) };
+        let response = held.refuse(ClientFailure::ContentTooLarge);
+        return left.settle(&client, parts.version, response).await;
+    }
+    let outgoing = Outgoing {
+        parts: &parts,
+        extra: Extra {
+            peer: &client.peer,
+            host,
+            request_id: id.as_str(),
+            framing,
+            upgrade: offer.is_some(),
+        },
+        expects_continue: request::expects_continue(&parts),
+    };
+    let expects_continue = outgoing.expects_continue;
+    let answered = match retry::send(&worker, &route, &client, &held, &outgoing, Some(body)).await {
+        Ok(answered) => answered,
+        Err(Unanswered::Upstream(failure, body)) => {
+            client.withdraw_interim();
+            let response = held.answer(failure);
+            let left = Left { body, expects_continue };
+            return left.settle(&client, parts.version, response).await;
+        }
+        Err(Unanswered::Client(failure, body)) => {
+            client.withdraw_interim();
+            let response = held.refuse(failure);
+            let left = Left { body, expects_continue };
+            return left.settle(&client, parts.version, response).await;
+        }
+    };
+    match offer {
+        Some(offer) => websocket::respond(held, &client, answered, &route, &offer, busy).await,
+        None => response::respond(held, &client, answered, &route, busy).await,
+    }
+}
+
+fn find_route<'p>(
+    worker: &Worker,
+    parts: &'p http::request::Parts,
+) -> Result<(Rc<Route>, &'p str), ClientFailure> {
+    let host = request::host(parts)?;
+    // A tunnel to anywhere is not what a reverse proxy is for.
+    if parts.method == Method::CONNECT {
+        return Err(ClientFailure::BadRequest);
+    }
+    let index = worker.router.find(host, parts.uri.path()).map_err(|error| match error {
+        NoRoute::Host => ClientFailure::Misdirected,
+        NoRoute::Path => ClientFailure::NoRoute,
+    })?;
+    let route = worker.routes.get(index).ok_or(ClientFailure::NoRoute)?;
+    Ok((Rc::clone(route), host))
+}
+
+async fn refuse_unrouted(
+    worker: &Worker,
+    client: &Client,
+    parts: &http::request::Parts,
+    body: Incoming,
+    failure: ClientFailure,
+    id: &RequestId,
+) -> Response<Content> {
+    worker.metrics.client(failure);
+    let accept = parts.headers.get(http::header::ACCEPT).map(HeaderValue::as_bytes);
+    let answer = render::client(failure, id.as_str(), accept);
+    let response = if parts.method == Method::HEAD {
+        answer.into_response().map(|_: bytes::Bytes| Content::empty())
+    } else {
+        answer.into_response().map(Content::full)
+    };
+    let left = Left { body: Some(body), expects_continue: request::expects_continue(parts) };
+    left.settle(client, parts.version, response).await
+}
+
+/// Request content that nobody will read, because the answer is already known.
+struct Left {
+    body: Option<Incoming>,
+    expects_continue: bool,
+}
+
+/// How much unread content, and for how long, is read away so that the connection stays usable.
+/// Beyond that the connection closes after the answer, lingering.
+const DRAIN_BYTES: usize = 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_millis(500);
+
+impl Left {
+    /// Makes sure that the unread content does not cost the client its answer.
+    async fn settle(
+        self,
+        client: &Client,
+        version: Version,
+        mut response: Response<Content>,
+    ) -> Response<Content> {
+        let Some(mut body) = self.body else { return response };
+        if body.is_end_stream() || version == Version::HTTP_2 {
+            // HTTP/2: the stream is reset with NO_ERROR behind the answer (RFC 9113 §8.1).
+            return response;
+        }
+        // Reading content that waits for a 100 would ask for it.
+        let drained = !self.expects_continue
+            && tokio::time::timeout(DRAIN_TIME, drain(&mut body)).await.unwrap_or(false);
+        if !drained {
+            client.linger.set(true);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Reads content away; false if there is too much of it, or if the client fails.
+async fn drain(body: &mut Incoming) -> bool {
+    let mut left = DRAIN_BYTES;
+    loop {
+        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut *body).poll_frame(cx)).await;
+        match frame {
+            None => return true,
+            Some(Err(_)) => return false,
+            Some(Ok(frame)) => match left.checked_sub(frame.data_ref().map_or(0, |d| d.len())) {
+                Some(rest) => left = rest,
+                None => return false,
+            },
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The request, written again for the upstream (RFC 9110 §7.6, RFC 9112 §3).
+//!
+//! Before: a parsed request from hyper, HTTP/1.1 or HTTP/2. After: the bytes of an HTTP/1.1 head,
+//! in one normal form. Fields of the client's connection stay behind, those that tell the app about
+//! the client are replaced, or appended to if the client is a trusted proxy.
+
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, TE, VIA,
+};
+use http::{Method, Version, request};
+
+use crate::failure::ClientFailure;
+use crate::telemetry::request_id;
+use crate::upstream::http1::head::{Framing, is_hop_by_hop};
+use crate::upstream::http1::upload::extend_field;
+
+/// `X-Request-Id`: what ties the answer, the log and the journal together.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The client's side of a connection, as far as the app shall know it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address of whoever is connected.
+    pub address: IpAddr,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// A proxy whose forwarding fields and request ids are believed.
+    pub trusted: bool,
+}
+
+/// The host that a request is for (RFC 9110 §7.2): `:authority`, the authority of an absolute-form
+/// target, or the one Host field.
+///
+/// # Errors
+/// An HTTP/1.1 request without exactly one Host is refused (RFC 9112 §3.2).
+pub fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
+    if let Some(authority) = parts.uri.authority() {
+        // RFC 9110 §4.2.4: a sender does not put userinfo here; what does is not to be trusted.
+        return if authority.as_str().contains('@') {
+            Err(ClientFailure::BadRequest)
+        } else {
+            Ok(authority.as_str())
+        };
+    }
+    let mut lines = parts.headers.get_all(HOST).iter();
+    match (lines.next(), lines.next()) {
+        (Some(host), None) => host.to_str().map_err(|_| ClientFailure::BadRequest),
+        (None, _) if parts.version == Version::HTTP_10 => Ok(""),
+        _ => Err(ClientFailure::BadRequest),
+    }
+}
+
+/// The id that this request will be known by: the client's own if it is trusted with it.
+pub fn trusted_id<'r>(parts: &'r request::Parts, peer: &Peer) -> Option<&'r str> {
+    if !peer.trusted {
+        return None;
+    }
+    let id = parts.headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    request_id::is_acceptable(id).then_some(id)
+}
+
+/// How the request's content will be framed towards the upstream.
+pub fn framing(parts: &request::Parts, exact: Option<u64>) -> Framing {
+    match exact {
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None if parts.method == Method::CONNECT => Framing::Empty,
+        None => Framing::Chunked,
+    }
+}
+
+/// What else goes into the head.
+#[derive(Debug)]
+pub struct Extra<'r> {
+    /// The client's side.
+    pub peer: &'r Peer,
+    /// What [`host`] found.
+    pub host: &'r str,
+    /// The request's id.
+    pub request_id: &'r str,
+    /// How the content is framed.
+    pub framing: Framing,
+    /// Ask for a WebSocket (RFC 6455 §4.1).
+    pub upgrade: bool,
+}
+
+/// Writes the head for the upstream.
+pub fn head(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
+    let mut out = BytesMut::with_capacity(1024);
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    out.extend_from_slice(if target.is_empty() { b"/" } else { target.as_bytes() });
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    extend_field(&mut out, b"host", extra.host.as_bytes());
+
+    let listed = connection_options(&parts.headers);
+    for (name, value) in &parts.headers {
+        if is_rewritten(name, extra.peer.trusted) || listed.contains(name) {
+            continue;
+        }
+        extend_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    cookies(&mut out, &parts.headers);
+    connection(&mut out, parts, extra);
+    content(&mut out, parts, extra.framing);
+    via(&mut out, parts);
+    forwarding(&mut out, parts, extra);
+    extend_field(&mut out, b"x-request-id", extra.request_id.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Fields that this file writes itself, or that stay behind.
+fn is_rewritten(name: &HeaderName, trusted: bool) -> bool {
+    is_hop_by_hop(name)
+        || *name == HOST
+        || *name == CONTENT_LENGTH
+        || *name == COOKIE
+        || *name == VIA
+        || *name == X_REQUEST_ID
+        || *name == X_FORWARDED_FOR
+        || *name == FORWARDED
+        // A trusted proxy has seen the client's own scheme and host: they are kept.
+        || (!trusted && (*name == X_FORWARDED_PROTO || *name == X_FORWARDED_HOST))
+}
+
+/// RFC 9110 §7.6.1: every field that any Connection line lists is for this hop only. `get` would
+/// give the first line alone.
+fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
+    let mut listed = Vec::new();
+    for line in fields.get_all(CONNECTION) {
+        for option in line.as_bytes().split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            // End-to-end fields that the message cannot do without are not up for removal.
+            if let Ok(name) = HeaderName::from_bytes(option)
+                && name != HOST
+                && name != CONTENT_LENGTH
+                && name.as_str() != "close"
+            {
+                listed.push(name);
+            }
+        }
+    }
+    listed
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 clients may split the cookie; HTTP/1.1 knows one line.
+fn cookies(out: &mut BytesMut, fields: &HeaderMap) {
+    let mut lines = fields.get_all(COOKIE).iter();
+    let Some(first) = lines.next() else { return };
+    out.extend_from_slice(b"cookie: ");
+    out.extend_from_slice(first.as_bytes());
+    for line in lines {
+        out.extend_from_slice(b"; ");
+        out.extend_from_slice(line.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn connection(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
+    if extra.upgrade {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        return;
+    }
+    // RFC 9110 §10.1.4: TE is for this hop; trailers can be promised again, because they pass.
+    let wants_trailers = parts.headers.get_all(TE).iter().any(|line| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    if wants_trailers {
+        out.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
+    }
+}
+
+fn content(out: &mut BytesMut, parts: &request::Parts, framing: Framing) {
+    match framing {
+        Framing::Length(length) => {
+            extend_field(out, b"content-length", length.to_string().as_bytes());
+        }
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // RFC 9110 §8.6: methods that expect content say that there is none.
+        Framing::Empty | Framing::Close => {
+            let expected = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+            if expected || parts.headers.contains_key(CONTENT_LENGTH) {
+                out.extend_from_slice(b"content-length: 0\r\n");
+            }
+        }
+    }
+}
+
+/// The version in Via (RFC 9110 §7.6.3) of a message received over `version`.
+pub fn via_version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0 seawall",
+        Version::HTTP_10 => "1.0 seawall",
+        _ => "1.1 seawall",
+    }
+}
+
+fn via(out: &mut BytesMut, parts: &request::Parts) {
+    out.extend_from_slice(b"via: ");
+    for line in parts.headers.get_all(VIA) {
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(via_version(parts.version).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// RFC 7239 and its older relatives.
+fn forwarding(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
+    let peer = extra.peer;
+    let mut address = AddressText { text: [0; 46], length: 0 };
+    let text = address.write(peer.address);
+    out.extend_from_slice(b"x-forwarded-for: ");
+    append_trusted(out, parts, peer, &X_FORWARDED_FOR);
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if !(peer.trusted && parts.headers.contains_key(X_FORWARDED_PROTO)) {
+        extend_field(out, b"x-forwarded-proto", peer.scheme.as_bytes());
+    }
+    if !extra.host.is_empty() && !(peer.trusted && parts.headers.contains_key(X_FORWARDED_HOST)) {
+        extend_field(out, b"x-forwarded-host", extra.host.as_bytes());
+    }
+    out.extend_from_slice(b"forwarded: ");
+    append_trusted(out, parts, peer, &FORWARDED);
+    // RFC 7239 §6: an IPv6 address is bracketed and quoted.
+    let (open, close): (&[u8], &[u8]) =
+        if peer.address.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
+    out.extend_from_slice(open);
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(close);
+    if !extra.host.is_empty() && !extra.host.contains(['"', '\\']) {
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(extra.host.as_bytes());
+        out.extend_from_slice(b"\"");
+    }
+    out.extend_from_slice(b";proto=");
+    out.extend_from_slice(peer.scheme.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name: &HeaderName) {
+    if !peer.trusted {
+        return;
+    }
+    for line in parts.headers.get_all(name) {
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(b", ");
+    }
+}
+
+/// An address as text, without an allocation.
+struct AddressText {
+    text: [u8; 46],
+    length: usize,
+}
+
+impl AddressText {
+    fn write(&mut self, address: IpAddr) -> &str {
+        use std::fmt::Write as _;
+        // 45 characters is the longest an address can be: the write cannot fail.
+        let _ = write!(self, "{address}");
+        std::str::from_utf8(self.text.get(..self.length).unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Write for AddressText {
+    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+        let to = self.length + piece.len();
+        self.text
+            .get_mut(self.length..to)
+            .ok_or(std::fmt::Error)?
+            .copy_from_slice(piece.as_bytes());
+        self.length = to;
+        Ok(())
+    }
+}
+
+/// Whether the client waits for a 100 before it sends content (RFC 9110 §10.1.1).
+pub fn expects_continue(parts: &request::Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts
+            .headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(request: http::request::Builder) -> request::Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn write(parts: &request::Parts, trusted: bool, framing: Framing) -> String {
+        let peer = Peer { address: [10, 0, 0, 9].into(), scheme: "http", trusted };
+        let extra = Extra {
+            peer: &peer,
+            host: host(parts).unwrap(),
+            request_id: "id-1",
+            framing,
+            upgrade: false,
+        };
+        String::from_utf8(head(parts, &extra).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_plain_request_gets_the_proxys_fields() {
+        let parts = parts(http::Request::get("/a?b=c").header("host", "h.test").header("x", "1"));
+        assert_eq!(
+            write(&parts, false, Framing::Empty),
+            "GET /a?b=c HTTP/1.1\r\nhost: h.test\r\nx: 1\r\nvia: 1.1 seawall\r\n\
+             x-forwarded-for: 10.0.0.9\r\nx-forwarded-proto: http\r\nx-forwarded-host: h.test\r\n\
+             forwarded: for=10.0.0.9;host=\"h.test\";proto=http\r\nx-request-id: id-1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn forwarding_fields_are_replaced_unless_the_client_is_trusted() {
+        let parts = parts(
+            http::Request::get("/")
+                .header("host", "h.test")
+                .header("x-forwarded-for", "6.6.6.6")
+                .header("x-forwarded-proto", "https")
+                .header("x-forwarded-host", "evil.test")
+                .header("forwarded", "for=6.6.6.6"),
+        );
+        let replaced = write(&parts, false, Framing::Empty);
+        assert!(!replaced.contains("6.6.6.6") && !replaced.contains("evil"), "{replaced}");
+        let appended = write(&parts, true, Framing::Empty);
+        for expected in [
+            "x-forwarded-for: 6.6.6.6, 10.0.0.9\r\n",
+            "x-forwarded-proto: https\r\n",
+            "x-forwarded-host: evil.test\r\n",
+            "forwarded: for=6.6.6.6, for=10.0.0.9;host=\"h.test\";proto=http\r\n",
+        ] {
+            assert!(appended.contains(expected), "{expected} in {appended}");
+        }
+    }
+
+    #[test]
+    fn fields_of_every_connection_line_stay_behind() {
+        let parts = parts(
+            http::Request::get("/")
+                .header("host", "h.test")
+                .header("connection", "x-one, close")
+                .header("connection", "X-Two, host")
+                .header("x-one", "1")
+                .header("x-two", "2")
+                .header("keep-alive", "5")
+                .header("te", "trailers, deflate")
+                .header("upgrade", "h2c")
+                .header("proxy-connection", "keep-alive")
+                .header("cookie", "a=1")
+                .header("cookie", "b=2"),
+        );
+        let written = write(&parts, false, Framing::Chunked);
+        for gone in ["x-one", "x-two", "keep-alive", "deflate", "h2c", "close"] {
+            assert!(!written.contains(gone), "{gone} in {written}");
+        }
+        for kept in ["host: h.test\r\n", "te: trailers\r\n", "cookie: a=1; b=2\r\n", "chunked"] {
+            assert!(written.contains(kept), "{kept} in {written}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_host_is_needed() {
+        let none = parts(http::Request::get("/"));
+        let two = parts(http::Request::get("/").header("host", "a").header("host", "b"));
+        let absolute = parts(http::Request::get("http://real.test/x").header("host", "other"));
+        let userinfo = parts(http::Request::get("http://me@real.test/x"));
+        assert_eq!(host(&none), Err(ClientFailure::BadRequest));
+        assert_eq!(host(&two), Err(ClientFailure::BadRequest));
+        assert_eq!(host(&absolute), Ok("real.test"));
+        assert_eq!(host(&userinfo), Err(ClientFailure::BadRequest));
+    }
+
+    #[test]
+    fn ipv6_clients_are_quoted_in_forwarded() {
+        let parts = parts(http::Request::get("/").header("host", "h"));
+        let peer =
+            Peer { address: "2001:db8::1".parse().unwrap(), scheme: "https", trusted: false };
+        let extra = Extra {
+            peer: &peer,
+            host: "h",
+            request_id: "i",
+            framing: Framing::Empty,
+            upgrade: false,
+        };
+        let written = String::from_utf8(head(&parts, &extra).to_vec()).unwrap();
+        assert!(written.contains("forwarded: for=\"[2001:db8::1]\";host=\"h\";proto=https\r\n"));
+    }
+}

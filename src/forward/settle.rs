@@ -1,0 +1,260 @@
+//! Settling: the one place where a failure is counted, logged, journalled and answered.
+//!
+//! The commit point is a type (P1). A request that has been routed is [`Held`]: it can be answered,
+//! or committed to the response that is about to be sent. What is [`Committed`] can only be
+//! finished or aborted. Both consume themselves, so a second answer does not compile, and both
+//! notice when they are dropped instead: then the client went away.
+//!
+//! | from | event | to | counted as |
+//! | --- | --- | --- | --- |
+//! | `Held` | `answer(failure)` | our answer | `normalized` |
+//! | `Held` | `recovered(failure)` | `Held` | `recovered` |
+//! | `Held` | `commit(status)` | `Committed` | – |
+//! | `Held`, `Committed` | dropped | – | `client_gone` |
+//! | `Committed` | `finish` | – | – |
+//! | `Committed` | `abort(failure)` | cut off | `aborted` |
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Method, Response, Uri, Version};
+use tokio::time::Instant;
+
+use super::content::Content;
+use super::{Route, Worker};
+use crate::failure::policy::{Decision, Policy};
+use crate::failure::render::{self, Answer, CloseFrame};
+use crate::failure::{ClientFailure, Failure, Outcome, Protocol};
+use crate::telemetry::journal::Entry;
+use crate::telemetry::log::{AccessLine, FailureLine};
+use crate::telemetry::request_id::RequestId;
+
+/// What settling has to know about a request.
+#[derive(Debug)]
+pub struct Subject {
+    /// Who serves it.
+    pub worker: Rc<Worker>,
+    /// Where it is routed to.
+    pub route: Rc<Route>,
+    /// Its id.
+    pub id: RequestId,
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// The version that the client speaks.
+    pub version: Version,
+    /// What the client prefers to read.
+    pub accept: Option<HeaderValue>,
+    /// When its head was complete.
+    pub started: Instant,
+    /// Plain HTTP or a WebSocket.
+    pub protocol: Protocol,
+}
+
+/// A request whose response has not been committed.
+#[derive(Debug)]
+#[must_use = "a request is answered or committed exactly once"]
+pub struct Held {
+    subject: Option<Box<Subject>>,
+}
+
+/// A request whose response head is on its way to the client.
+#[derive(Debug)]
+#[must_use = "a committed response is finished or aborted exactly once"]
+pub struct Committed {
+    subject: Option<Box<Subject>>,
+    status: u16,
+}
+
+/// What goes into the log and the journal beside the failure itself.
+struct Sent {
+    status: Option<u16>,
+    close_code: Option<u16>,
+}
+
+impl Held {
+    /// A request that shall be answered.
+    pub fn new(subject: Subject) -> Self {
+        subject.route.metrics.began();
+        Held { subject: Some(Box::new(subject)) }
+    }
+
+    /// The request. Present until `self` is consumed.
+    pub fn subject(&self) -> Option<&Subject> {
+        self.subject.as_deref()
+    }
+
+    /// Answers with the failure.
+    pub fn answer(mut self, failure: Failure) -> Response<Content> {
+        let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
+        let decision = policy(&subject).decide(&failure);
+        let answer =
+            render::http(&failure, decision, subject.id.as_str(), accept(&subject).as_deref());
+        let sent = Sent { status: Some(decision.status), close_code: None };
+        settle(&subject, failure, Outcome::Normalized, &sent);
+        reply(&subject, answer)
+    }
+
+    /// Answers a failure of the client.
+    pub fn refuse(mut self, failure: ClientFailure) -> Response<Content> {
+        let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
+        subject.worker.metrics.client(failure);
+        let answer = render::client(failure, subject.id.as_str(), accept(&subject).as_deref());
+        reply(&subject, answer)
+    }
+
+    /// An attempt failed and a later one succeeded: the client sees nothing of it.
+    pub fn recovered(&self, failure: Failure) {
+        if let Some(subject) = self.subject() {
+            settle(subject, failure, Outcome::Recovered, &Sent { status: None, close_code: None });
+        }
+    }
+
+    /// The policy lets the app's own answer through, and it is a failure all the same.
+    pub fn passed(&self, failure: Failure) {
+        if let Some(subject) = self.subject() {
+            let sent = Sent { status: failure.received_status(), close_code: None };
+            settle(subject, failure, Outcome::Passed, &sent);
+        }
+    }
+
+    /// From here on a failure can only cut the response off.
+    pub fn commit(mut self, status: u16) -> Committed {
+        Committed { subject: self.subject.take(), status }
+    }
+}
+
+impl Committed {
+    /// The response is whole.
+    pub fn finish(mut self) {
+        if let Some(subject) = self.subject.take() {
+            ended(&subject, self.status);
+        }
+    }
+
+    /// The response is cut off.
+    pub fn abort(mut self, failure: Failure) {
+        if let Some(subject) = self.subject.take() {
+            let sent = Sent { status: Some(self.status), close_code: None };
+            settle(&subject, failure, Outcome::Aborted, &sent);
+            ended(&subject, self.status);
+        }
+    }
+
+    /// The client broke its side: the response is cut off, and it is not the upstream's failure.
+    pub fn forsake(mut self, failure: ClientFailure) {
+        if let Some(subject) = self.subject.take() {
+            subject.worker.metrics.client(failure);
+            ended(&subject, self.status);
+        }
+    }
+
+    /// The WebSocket that this 101 opens: its request is over, the session begins.
+    pub fn upgrade(mut self) -> Option<Session> {
+        let subject = self.subject.take()?;
+        ended(&subject, self.status);
+        Some(Session { subject })
+    }
+}
+
+/// A WebSocket after its 101.
+#[derive(Debug)]
+pub struct Session {
+    subject: Box<Subject>,
+}
+
+impl Session {
+    /// The request that opened it.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Settles the failure that ends the session; gives the Close frame for the client.
+    pub fn close(&self, failure: Failure) -> CloseFrame {
+        let decision: Decision = policy(&self.subject).decide(&failure);
+        let frame = render::websocket(&failure, decision, self.subject.id.as_str());
+        let sent = Sent { status: None, close_code: Some(frame.code) };
+        settle(&self.subject, failure, Outcome::Normalized, &sent);
+        frame
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(subject) = self.subject.take() {
+            gone(&subject, None);
+        }
+    }
+}
+
+impl Drop for Committed {
+    fn drop(&mut self) {
+        if let Some(subject) = self.subject.take() {
+            gone(&subject, Some(self.status));
+        }
+    }
+}
+
+fn policy(subject: &Subject) -> &Policy {
+    &subject.route.settings.policy
+}
+
+fn accept(subject: &Subject) -> Option<Vec<u8>> {
+    subject.accept.as_ref().map(|value| value.as_bytes().to_vec())
+}
+
+/// The client closed before its response was complete. 499 is what operators know it as; nobody
+/// was sent it.
+fn gone(subject: &Subject, committed: Option<u16>) {
+    subject.worker.metrics.client(ClientFailure::Gone);
+    ended(subject, committed.unwrap_or(499));
+}
+
+fn reply(subject: &Subject, answer: Answer) -> Response<Content> {
+    let status = answer.status.as_u16();
+    let response = if subject.method == Method::HEAD {
+        // RFC 9110 §9.3.2: the fields of the answer without its content.
+        answer.into_response().map(|_: bytes::Bytes| Content::empty())
+    } else {
+        answer.into_response().map(Content::full)
+    };
+    ended(subject, status);
+    response
+}
+
+/// The end of every request, whatever became of it.
+fn ended(subject: &Subject, status: u16) {
+    let elapsed = subject.started.elapsed();
+    subject.route.metrics.ended(status, elapsed);
+    if subject.worker.access_log {
+        AccessLine {
+            request_id: subject.id.as_str(),
+            method: subject.method.as_str(),
+            path: subject.uri.path(),
+            version: subject.version,
+            status,
+            route: &subject.route.settings.name,
+            upstream: &subject.route.settings.upstream.name,
+            elapsed,
+        }
+        .emit();
+    }
+}
+
+/// Counts, logs and journals one failure, once.
+fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
+    subject.route.upstream.metrics().failed(&failure, subject.protocol, outcome);
+    let line = FailureLine {
+        request_id: subject.id.as_str(),
+        failure: &failure,
+        outcome,
+        protocol: subject.protocol,
+        route: &subject.route.settings.name,
+        method: subject.method.as_str(),
+        path: subject.uri.path(),
+        status: sent.status,
+        close_code: sent.close_code,
+    };
+    line.emit();
+    subject.worker.journal.push(Entry::new(&line));
+}

@@ -1,0 +1,151 @@
+//! A WebSocket: its handshake's answer, and the relay's events turned into settled failures and
+//! metrics.
+//!
+//! Before: `retry` has brought the upstream's answer to the upgrade. After: a 101 to the client and
+//! an [`Upgraded`] waiting on the connection, or an ordinary answer. When hyper has written the
+//! 101 it gives the socket back, and `listen` runs [`run`] on it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::Route;
+use super::client::{Busy, Client};
+use super::content::Content;
+use super::response;
+use super::retry::Answered;
+use super::settle::{Held, Session};
+use crate::failure::render::CloseFrame;
+use crate::failure::{ClientFailure, Failure, Kind, Phase};
+use crate::telemetry::log::WebsocketLine;
+use crate::upstream::EndpointIndex;
+use crate::upstream::pool::Connection;
+use crate::websocket::handshake::{self, Agreed, Offer};
+use crate::websocket::relay::{self, Direction, Observer, Opening};
+
+/// A WebSocket whose 101 is on its way to the client.
+#[derive(Debug)]
+pub struct Upgraded {
+    connection: Connection,
+    agreed: Agreed,
+    session: Session,
+    route: Rc<Route>,
+    endpoint: EndpointIndex,
+}
+
+/// Answers an upgrade.
+pub async fn respond(
+    held: Held,
+    client: &Client,
+    answered: Answered,
+    route: &Rc<Route>,
+    offer: &Offer,
+    busy: Busy,
+) -> Response<Content> {
+    let status = answered.head.status;
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        if status.is_server_error() {
+            let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
+                .with_received_status(status.as_u16());
+            return held.answer(route.upstream.place(answered.endpoint, failure));
+        }
+        // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
+        return response::respond(held, client, answered, route, busy).await;
+    }
+    let Answered { exchange, head, endpoint } = answered;
+    let agreed = match handshake::check_answer(offer, head.status, &head.fields) {
+        Ok(agreed) => agreed,
+        Err(error) => {
+            let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
+                .with_received_status(status.as_u16())
+                .with_source(error);
+            return held.answer(route.upstream.place(endpoint, failure));
+        }
+    };
+    let mut response = Response::new(Content::empty());
+    *response.status_mut() = status;
+    *response.headers_mut() = head.fields;
+    if let Some(session) = held.commit(status.as_u16()).upgrade() {
+        client.upgraded.replace(Some(Upgraded {
+            connection: exchange.into_upgraded(),
+            agreed,
+            session,
+            route: Rc::clone(route),
+            endpoint,
+        }));
+    }
+    response
+}
+
+/// Relays the WebSocket until it is over. `early` is what the client had sent behind its handshake.
+pub async fn run<C>(
+    upgraded: Upgraded,
+    client: &mut C,
+    early: Bytes,
+    drain: impl Future<Output = ()>,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let Upgraded { mut connection, agreed, session, route, endpoint } = upgraded;
+    let metrics = route.upstream.metrics().websocket();
+    metrics.opened();
+    let started = Instant::now();
+    let opening =
+        Opening { from_client: early, from_upstream: std::mem::take(&mut connection.buf).freeze() };
+    let watch = Watch { session: &session, route: &route, endpoint, failed: Cell::new(false) };
+    let worker = &session.subject().worker;
+    let report = relay::relay(
+        client,
+        &mut connection.stream,
+        opening,
+        &agreed,
+        &worker.websocket,
+        &worker.scratch,
+        &watch,
+        drain,
+    )
+    .await;
+    if report.abort_upstream {
+        connection.stream.abort();
+    }
+    let elapsed = started.elapsed();
+    metrics.closed(&report.summary(), elapsed);
+    if !watch.failed.get() || worker.access_log {
+        WebsocketLine {
+            request_id: session.subject().id.as_str(),
+            upstream: &route.settings.upstream.name,
+            path: session.subject().uri.path(),
+            summary: &report.summary(),
+            elapsed,
+        }
+        .emit();
+    }
+}
+
+/// Turns the relay's events into settled failures and metrics.
+struct Watch<'s> {
+    session: &'s Session,
+    route: &'s Route,
+    endpoint: EndpointIndex,
+    failed: Cell<bool>,
+}
+
+impl Observer for Watch<'_> {
+    fn relayed(&self, direction: Direction, messages: u64, bytes: u64) {
+        self.route.upstream.metrics().websocket().relayed(direction, messages, bytes);
+    }
+
+    fn upstream_failed(&self, failure: Failure) -> CloseFrame {
+        self.failed.set(true);
+        self.session.close(self.route.upstream.place(self.endpoint, failure))
+    }
+
+    fn client_failed(&self, failure: ClientFailure) {
+        self.session.subject().worker.metrics.client(failure);
+    }
+}

@@ -1,0 +1,153 @@
+//! The accept loop of one worker on one listener, and the first steps of a connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::detect::{Spoken, detect};
+use super::drain::{Drain, Open};
+use super::io::Transport;
+use super::{http1, http2};
+use crate::forward::Worker;
+
+/// How long a failed accept is paused: out of descriptors, a busy loop would help nobody.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// seawall's own overload, towards a client whose request is not even read.
+const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
+    retry-after: 2\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+
+/// A worker's socket of one listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// TLS, if the listener has it.
+    pub tls: Option<TlsAcceptorDebug>,
+}
+
+/// A TLS acceptor that can be printed.
+#[derive(Clone)]
+pub struct TlsAcceptorDebug(pub TlsAcceptor);
+
+impl std::fmt::Debug for TlsAcceptorDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+/// Accepts until draining begins; connections go on in tasks of their own, counted by `open`.
+pub async fn run(worker: Rc<Worker>, listener: Listener, drain: Drain, open: Open) {
+    let begun = drain.clone().begun();
+    tokio::pin!(begun);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.socket.accept() => accepted,
+            () = &mut begun => break,
+        };
+        take(&worker, &listener, accepted, &drain, &open).await;
+    }
+    // What the kernel has accepted already is served: closing the socket would reset it.
+    while let Some(accepted) = ready(listener.socket.accept()).await {
+        take(&worker, &listener, accepted, &drain, &open).await;
+    }
+}
+
+/// The future's output, if it has one at once.
+async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(future);
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match future.as_mut().poll(cx) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+async fn take(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    drain: &Drain,
+    open: &Open,
+) {
+    match accepted {
+        Ok((tcp, address)) => {
+            let guard = open.enter();
+            let worker = Rc::clone(worker);
+            let tls = listener.tls.clone();
+            let drain = drain.clone();
+            let crowded = open.count() > worker.clients.connections;
+            tokio::task::spawn_local(async move {
+                let _guard = guard;
+                if crowded {
+                    return refuse(tcp, tls.is_some()).await;
+                }
+                let _connection = worker.metrics.client_connected();
+                if let Err(error) = connection(&worker, tcp, address, tls, drain).await {
+                    tracing::debug!(%address, %error, "client connection ended early");
+                }
+            });
+        }
+        // The client left between the handshake and the accept: nothing is wrong with us.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+        Err(error) => {
+            tracing::error!(%error, "cannot accept connections; trying again");
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// More connections than the limit: say so, without reading anything.
+async fn refuse(mut tcp: TcpStream, tls: bool) {
+    tracing::warn!("clients.connections is reached; connection refused");
+    if tls {
+        return;
+    }
+    let _ = timeout(Duration::from_secs(1), async {
+        tcp.write_all(OVERLOADED).await?;
+        tcp.shutdown().await?;
+        http1::read_away(&mut tcp).await
+    })
+    .await;
+}
+
+async fn connection(
+    worker: &Rc<Worker>,
+    tcp: TcpStream,
+    address: SocketAddr,
+    tls: Option<TlsAcceptorDebug>,
+    drain: Drain,
+) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let limit = worker.clients.handshake_timeout;
+    let (mut transport, scheme) = match tls {
+        None => (Transport::Tcp(tcp), "http"),
+        Some(TlsAcceptorDebug(acceptor)) => {
+            let session = timeout(limit, acceptor.accept(tcp)).await??;
+            (Transport::Tls(Box::new(session)), "https")
+        }
+    };
+    let detected = tokio::select! {
+        biased;
+        detected = timeout(worker.clients.head_timeout, detect(&mut transport)) => detected?,
+        // An idle connection has nothing to finish.
+        () = drain.clone().begun() => return Ok(()),
+    };
+    let Some((spoken, early)) = detected? else { return Ok(()) };
+    let peer = worker.peer(address.ip(), scheme);
+    match spoken {
+        Spoken::Http1 => http1::serve(worker, transport, early.freeze(), peer, drain).await,
+        Spoken::Http2 => http2::serve(worker, transport, early.freeze(), peer, drain).await,
+    }
+    Ok(())
+}

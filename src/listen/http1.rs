@@ -1,0 +1,119 @@
+//! An HTTP/1.1 connection: hyper's server, and the end that hyper leaves to us.
+//!
+//! | hyper ends with | the connection |
+//! | --- | --- |
+//! | a 101 that `forward` prepared | becomes a WebSocket |
+//! | a response cut off that a FIN would complete | is reset |
+//! | unread request content, or a request it could not parse | lingers: answer, FIN, read away |
+//! | a head that came too slowly | gets a 408 |
+//! | anything else | is closed |
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::drain::Drain;
+use super::io::{ClientIo, Limits, Transport};
+use crate::failure::{ClientFailure, classify};
+use crate::forward::client::Client;
+use crate::forward::request::Peer;
+use crate::forward::{Worker, handle, websocket};
+
+/// How long a client may go on sending after its answer.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// RFC 9110 §15.5.9.
+const TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Serves the connection to its end.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    transport: Transport,
+    early: Bytes,
+    peer: Peer,
+    drain: Drain,
+) {
+    let client = Rc::new(Client::new(peer));
+    let limits = &worker.clients;
+    let io = ClientIo::new(
+        transport,
+        early,
+        Rc::clone(&client),
+        Limits { write: limits.write_timeout, head: Some(limits.head_timeout) },
+    );
+    let service = service_fn(|request| {
+        let answer = handle(Rc::clone(worker), Rc::clone(&client), request);
+        // Boxed because hyper takes a connection apart only if its requests can be moved.
+        Box::pin(async { Ok::<_, Infallible>(answer.await) })
+    });
+    let mut connection = http1::Builder::new()
+        .max_buf_size(limits.head_bytes.max(8 * 1024))
+        .max_headers(limits.fields)
+        .serve_connection(TokioIo::new(io), service);
+
+    let begun = drain.clone().begun();
+    tokio::pin!(begun);
+    let mut draining = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !draining && begun.as_mut().poll(cx).is_ready() {
+            draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    })
+    .await;
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+
+    if client.reset.get() {
+        io.reset();
+        return;
+    }
+    let upgraded = client.upgraded.take();
+    match (ended, upgraded) {
+        (Ok(()), Some(upgraded)) => {
+            io.upgrade();
+            websocket::run(upgraded, &mut io, parts.read_buf, drain.begun()).await;
+        }
+        (Ok(()), None) => close(io, client.linger.get()).await,
+        (Err(error), _) => {
+            let late = client.late.get() && !parts.read_buf.is_empty();
+            let failure =
+                if late { Some(ClientFailure::RequestTimeout) } else { classify::client(&error) };
+            if let Some(failure) = failure {
+                worker.metrics.client(failure);
+            }
+            if failure == Some(ClientFailure::RequestTimeout) {
+                let _ = timeout(LINGER, io.write_all(TOO_SLOW)).await;
+            }
+            close(io, failure.is_some() || client.linger.get()).await;
+        }
+    }
+}
+
+/// Ends the connection. A client that is still sending is read from for a while: closing over
+/// unread bytes makes the kernel send a reset, which destroys an answer that is on its way.
+async fn close(mut io: ClientIo, linger: bool) {
+    let _ = timeout(LINGER, async {
+        io.shutdown().await?;
+        if linger { read_away(&mut io).await } else { Ok(()) }
+    })
+    .await;
+}
+
+/// Reads until the other side closes.
+pub async fn read_away<R: AsyncRead + Unpin>(io: &mut R) -> std::io::Result<()> {
+    let mut sink = vec![0_u8; 16 * 1024];
+    while io.read(&mut sink).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Floor 4: host and path to route. Pure.
+//!
+//! The most specific route wins, whatever the order in the file: an exact host before a wildcard
+//! (the longest first) before any host; then an exact path before the longest prefix before any
+//! path. Two routes of the same rank cannot both match: the configuration's check refuses equal
+//! ones.
+
+use std::sync::Arc;
+
+use crate::config::model::{HostPattern, PathPattern, Route};
+
+/// The routes, most specific first.
+#[derive(Debug)]
+pub struct Router {
+    order: Vec<(Arc<Route>, usize)>,
+}
+
+/// Why no route serves a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    /// No route has this host (RFC 9110 §15.5.20: 421).
+    Host,
+    /// Routes have this host, but none of them this path (404).
+    Path,
+}
+
+impl Router {
+    /// Orders the routes; [`Router::find`] answers with their index in `routes`.
+    #[must_use]
+    pub fn new(routes: &[Arc<Route>]) -> Self {
+        let mut order: Vec<_> =
+            routes.iter().enumerate().map(|(index, route)| (Arc::clone(route), index)).collect();
+        order.sort_by_key(|(route, _)| {
+            std::cmp::Reverse((host_rank(&route.host), path_rank(&route.path)))
+        });
+        Router { order }
+    }
+
+    /// The index of the route that serves this host (as in the Host field, port included) and path.
+    ///
+    /// # Errors
+    /// Which half no route has.
+    pub fn find(&self, host: &str, path: &str) -> Result<usize, NoRoute> {
+        let host = without_port(host);
+        let mut known_host = false;
+        for (route, index) in &self.order {
+            if !host_matches(&route.host, host) {
+                continue;
+            }
+            known_host = true;
+            if path_matches(&route.path, path) {
+                return Ok(*index);
+            }
+        }
+        Err(if known_host { NoRoute::Path } else { NoRoute::Host })
+    }
+}
+
+fn host_rank(host: &HostPattern) -> (u8, usize) {
+    match host {
+        HostPattern::Exact(name) => (2, name.len()),
+        HostPattern::Below(suffix) => (1, suffix.len()),
+        HostPattern::Any => (0, 0),
+    }
+}
+
+fn path_rank(path: &PathPattern) -> (u8, usize) {
+    match path {
+        PathPattern::Exact(path) => (2, path.len()),
+        PathPattern::Below(prefix) => (1, prefix.len()),
+        PathPattern::Any => (0, 0),
+    }
+}
+
+/// `uri-host [ ":" port ]` without the port; the brackets of an IPv6 address stay.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => {
+            if name.starts_with('[') && !name.ends_with(']') {
+                host
+            } else {
+                name
+            }
+        }
+        _ => host,
+    }
+}
+
+fn host_matches(pattern: &HostPattern, host: &str) -> bool {
+    // RFC 9110 §4.2.3: the host is case-insensitive. A trailing dot names the same host.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match pattern {
+        HostPattern::Any => true,
+        HostPattern::Exact(name) => host.eq_ignore_ascii_case(name),
+        HostPattern::Below(suffix) => {
+            host.len() > suffix.len()
+                && host
+                    .get(host.len() - suffix.len()..)
+                    .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+        }
+    }
+}
+
+fn path_matches(pattern: &PathPattern, path: &str) -> bool {
+    match pattern {
+        PathPattern::Any => true,
+        PathPattern::Exact(exact) => path == &**exact,
+        PathPattern::Below(prefix) => path
+            .strip_prefix(&**prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::{Hold, Retry, Timeouts, Upstream, UpstreamLimits, UpstreamTls};
+    use crate::failure::policy::Policy;
+
+    fn router(patterns: &[(HostPattern, PathPattern)]) -> Router {
+        let upstream = Arc::new(Upstream {
+            name: "app".into(),
+            endpoints: Vec::new(),
+            timeouts: Timeouts::default(),
+            limits: UpstreamLimits::default(),
+            retry: Retry::default(),
+            tls: UpstreamTls::default(),
+        });
+        let routes: Vec<_> = patterns
+            .iter()
+            .map(|(host, path)| {
+                Arc::new(Route {
+                    name: "r".into(),
+                    host: host.clone(),
+                    path: path.clone(),
+                    upstream: Arc::clone(&upstream),
+                    policy: Arc::new(Policy::default()),
+                    hold: Hold::default(),
+                    request_body_bytes: None,
+                })
+            })
+            .collect();
+        Router::new(&routes)
+    }
+
+    #[test]
+    fn the_most_specific_route_wins_whatever_the_order() {
+        use HostPattern as H;
+        use PathPattern as P;
+        let router = router(&[
+            (H::Any, P::Any),
+            (H::Below(".example.com".into()), P::Any),
+            (H::Exact("api.example.com".into()), P::Below("/v1".into())),
+            (H::Exact("api.example.com".into()), P::Below("/v1/users".into())),
+            (H::Exact("api.example.com".into()), P::Exact("/v1/users".into())),
+        ]);
+        let rows = [
+            ("api.example.com", "/v1/users", 4),
+            ("API.Example.com:8080", "/v1/users/7", 3),
+            ("api.example.com", "/v1", 2),
+            ("api.example.com", "/v1beta", 1),
+            ("www.example.com.", "/", 1),
+            ("example.com", "/", 0),
+            ("[::1]:80", "/", 0),
+            ("", "/", 0),
+        ];
+        for (host, path, expected) in rows {
+            assert_eq!(router.find(host, path), Ok(expected), "{host} {path}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_host_is_told_from_an_unknown_path() {
+        let router =
+            router(&[(HostPattern::Exact("a.test".into()), PathPattern::Below("/x".into()))]);
+        assert_eq!(router.find("b.test", "/x"), Err(NoRoute::Host));
+        assert_eq!(router.find("a.test", "/y"), Err(NoRoute::Path));
+    }
+
+    #[test]
+    fn ports_are_not_part_of_the_host() {
+        for (given, expected) in
+            [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a:", "a")]
+        {
+            assert_eq!(without_port(given), expected);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The failure journal: the last failures, in memory, for `/failures` and the admin page.
+//!
+//! Bounded: `journal.entries` entries, each at most [`EVIDENCE`] bytes of evidence and
+//! [`TEXT`] bytes for each other text, about 12 KiB in all. Shared by all workers behind a lock
+//! that only failures and operators take.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::log::FailureLine;
+
+/// Most bytes of evidence that an entry keeps.
+pub const EVIDENCE: usize = 8 * 1024;
+/// Most bytes of any other text that an entry keeps.
+pub const TEXT: usize = 1024;
+
+/// One failure.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    request_id: String,
+    kind: &'static str,
+    upstream: String,
+    fields: Map<String, Value>,
+}
+
+impl Entry {
+    /// The entry that says the same as this log line.
+    #[must_use]
+    pub fn new(line: &FailureLine<'_>) -> Self {
+        let failure = line.failure;
+        let text = |text: &str| Value::from(cut(text, TEXT));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut fields = Map::new();
+        let mut set = |name: &str, value: Value| {
+            if !value.is_null() {
+                fields.insert(name.to_owned(), value);
+            }
+        };
+        set("time_ms", json!(u64::try_from(now.as_millis()).unwrap_or(u64::MAX)));
+        set("request_id", text(line.request_id));
+        set("kind", json!(failure.kind().name()));
+        set("phase", json!(failure.phase().name()));
+        set("outcome", json!(line.outcome.name()));
+        set("protocol", json!(line.protocol.name()));
+        set("route", text(line.route));
+        set("upstream", text(line.upstream()));
+        set("endpoint", failure.endpoint().map_or(Value::Null, |label| text(label)));
+        set("dependency", failure.dependency().map_or(Value::Null, |name| text(name)));
+        set("received_status", json!(failure.received_status()));
+        set("status", json!(line.status));
+        set("close_code", json!(line.close_code));
+        set("method", text(line.method));
+        set("path", text(line.path));
+        let chain: Vec<_> = failure.chain().iter().map(|error| text(error)).collect();
+        set("error", if chain.is_empty() { Value::Null } else { chain.into() });
+        set("trace", json!(failure.trace()));
+        let evidence = failure.evidence().filter(|bytes| !bytes.is_empty());
+        set(
+            "evidence",
+            evidence.map_or(Value::Null, |bytes| {
+                let bytes = bytes.get(..EVIDENCE).unwrap_or(bytes);
+                Value::from(String::from_utf8_lossy(bytes))
+            }),
+        );
+        Entry {
+            request_id: line.request_id.to_owned(),
+            kind: failure.kind().name(),
+            upstream: line.upstream().to_owned(),
+            fields,
+        }
+    }
+}
+
+/// At most `limit` bytes of the text, cut between characters.
+fn cut(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// Which entries are asked for; what is empty matches all.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The request's id.
+    pub request_id: Option<String>,
+    /// The kind's name.
+    pub kind: Option<String>,
+    /// The upstream's name.
+    pub upstream: Option<String>,
+    /// Most entries to give.
+    pub limit: Option<usize>,
+}
+
+impl Query {
+    fn matches(&self, entry: &Entry) -> bool {
+        self.request_id.as_deref().is_none_or(|id| id == entry.request_id)
+            && self.kind.as_deref().is_none_or(|kind| kind == entry.kind)
+            && self.upstream.as_deref().is_none_or(|upstream| upstream == entry.upstream)
+    }
+}
+
+/// The last failures.
+#[derive(Debug)]
+pub struct Journal {
+    capacity: usize,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: VecDeque<(u64, Entry)>,
+    next: u64,
+}
+
+impl Journal {
+    /// A journal of the last `capacity` failures.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Journal { capacity, ring: Mutex::default() }
+    }
+
+    /// Adds a failure; the oldest makes room for it.
+    pub fn push(&self, entry: Entry) {
+        let mut ring = self.lock();
+        if self.capacity == 0 {
+            return;
+        }
+        if ring.entries.len() >= self.capacity {
+            ring.entries.pop_front();
+        }
+        let number = ring.next;
+        ring.next += 1;
+        ring.entries.push_back((number, entry));
+    }
+
+    /// The failures asked for, newest first, as JSON.
+    #[must_use]
+    pub fn snapshot(&self, query: &Query) -> Value {
+        let found: Vec<_> = self
+            .lock()
+            .entries
+            .iter()
+            .rev()
+            .filter(|(_, entry)| query.matches(entry))
+            .take(query.limit.unwrap_or(usize::MAX))
+            .cloned()
+            .collect();
+        // Made into JSON outside the lock: an operator who reads does not hold up a failure.
+        found
+            .into_iter()
+            .map(|(number, entry)| {
+                let mut fields = entry.fields;
+                fields.insert("number".into(), json!(number));
+                Value::Object(fields)
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        // A panic while pushing leaves the ring whole: it is used on.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Failure, Kind, Outcome, Phase, Protocol};
+
+    fn entry(id: &str, kind: Kind, evidence: usize) -> Entry {
+        let failure = Failure::new(kind, Phase::Head)
+            .at_upstream(&"app".into())
+            .with_source(std::io::Error::other("boom"))
+            .with_evidence(vec![b'x'; evidence].into());
+        Entry::new(&FailureLine {
+            request_id: id,
+            failure: &failure,
+            outcome: Outcome::Normalized,
+            protocol: Protocol::Http,
+            route: "/",
+            method: "GET",
+            path: &"ä".repeat(2000),
+            status: Some(500),
+            close_code: None,
+        })
+    }
+
+    #[test]
+    fn the_oldest_entry_makes_room() {
+        let journal = Journal::new(2);
+        for id in ["a", "b", "c"] {
+            journal.push(entry(id, Kind::ConnectionRefused, 0));
+        }
+        let all = journal.snapshot(&Query::default());
+        let ids: Vec<_> = all.as_array().unwrap().iter().map(|e| e["request_id"].clone()).collect();
+        assert_eq!(ids, ["c", "b"]);
+        assert_eq!(all[0]["number"], 2);
+        assert_eq!(all[0]["error"][0], "boom");
+    }
+
+    #[test]
+    fn an_entry_is_found_by_id_kind_and_upstream() {
+        let journal = Journal::new(9);
+        journal.push(entry("a", Kind::ConnectionRefused, 0));
+        journal.push(entry("b", Kind::HttpProtocolError, 0));
+        let ask = |query| journal.snapshot(&query).as_array().map(Vec::len);
+        assert_eq!(ask(Query { request_id: Some("a".into()), ..Query::default() }), Some(1));
+        assert_eq!(
+            ask(Query { kind: Some("http_protocol_error".into()), ..Query::default() }),
+            Some(1)
+        );
+        assert_eq!(ask(Query { upstream: Some("other".into()), ..Query::default() }), Some(0));
+        assert_eq!(ask(Query { limit: Some(1), ..Query::default() }), Some(1));
+    }
+
+    #[test]
+    fn an_entry_is_bounded() {
+        let journal = Journal::new(1);
+        journal.push(entry("a", Kind::ConnectionRefused, 100_000));
+        let all = journal.snapshot(&Query::default());
+        assert_eq!(all[0]["evidence"].as_str().map(str::len), Some(EVIDENCE));
+        assert_eq!(all[0]["path"].as_str().map(str::len), Some(TEXT));
+    }
+}

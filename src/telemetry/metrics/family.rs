@@ -1,0 +1,143 @@
+//! Every metric that seawall has: the one place where they are declared. Renaming one is a breaking
+//! change; the table in the README is this list.
+
+/// What a metric measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Observations in buckets.
+    Histogram,
+}
+
+/// A metric and its labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The full name: prefix, scope, base unit.
+    pub name: &'static str,
+    /// What it measures.
+    pub shape: Shape,
+    /// Its labels. Their values come from configuration or from closed lists only.
+    pub labels: &'static [&'static str],
+    /// One sentence for operators.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($( $constant:ident, $name:literal, $shape:ident, [$($label:literal),*], $help:literal; )+) => {
+        $( #[doc = $help] pub const $constant: Family = Family {
+            name: $name, shape: Shape::$shape, labels: &[$($label),*], help: $help,
+        }; )+
+
+        /// Every family, in the order of the README's table.
+        pub const ALL: &[Family] = &[$($constant),+];
+    };
+}
+
+families! {
+    FAILURES, "seawall_failures_total", Counter,
+        ["upstream", "protocol", "kind", "phase", "outcome"],
+        "Failures of upstreams, each counted once.";
+    DEPENDENCY_FAILURES, "seawall_dependency_failures_total", Counter,
+        ["upstream", "dependency"],
+        "Failures of dependencies behind upstreams, as configured rules name them.";
+    REQUESTS, "seawall_requests_total", Counter,
+        ["route", "upstream", "status"],
+        "Requests by the status that the client got; 499 if it left before.";
+    REQUEST_SECONDS, "seawall_request_seconds", Histogram,
+        ["route"],
+        "Time from a request's head to the end of its response.";
+    UPSTREAM_HEAD_SECONDS, "seawall_upstream_head_seconds", Histogram,
+        ["upstream"],
+        "Time from sending a request to the head of the upstream's response.";
+    REQUESTS_IN_FLIGHT, "seawall_requests_in_flight", Gauge,
+        ["route"],
+        "Requests that have begun and not ended.";
+    RETRIES, "seawall_retries_total", Counter,
+        ["upstream", "result"],
+        "Requests sent again: stale (an idle connection was closed), recovered or failed.";
+    CLIENT_FAILURES, "seawall_client_failures_total", Counter,
+        ["kind"],
+        "Failures of clients; never an upstream's.";
+    SCRUBBED_RESPONSES, "seawall_scrubbed_responses_total", Counter,
+        ["upstream", "trace"],
+        "Responses that showed a stack trace or a debug page and were replaced.";
+    WEBSOCKET_SESSIONS, "seawall_websocket_sessions", Gauge,
+        ["upstream"],
+        "Open WebSockets.";
+    WEBSOCKET_CLOSES, "seawall_websocket_closes_total", Counter,
+        ["upstream", "code", "initiator"],
+        "Ended WebSockets by the close code that the client got and by who began; 1006 if the client got none.";
+    WEBSOCKET_MESSAGES, "seawall_websocket_messages_total", Counter,
+        ["upstream", "direction"],
+        "Whole WebSocket messages relayed.";
+    WEBSOCKET_BYTES, "seawall_websocket_bytes_total", Counter,
+        ["upstream", "direction"],
+        "WebSocket payload bytes relayed.";
+    WEBSOCKET_CUT_MESSAGES, "seawall_websocket_cut_messages_total", Counter,
+        ["upstream", "direction"],
+        "WebSocket messages that were cut when their sender failed: data that may be lost.";
+    WEBSOCKET_SESSION_SECONDS, "seawall_websocket_session_seconds", Histogram,
+        ["upstream"],
+        "Length of WebSocket sessions.";
+    UPSTREAM_CONNECTIONS, "seawall_upstream_connections", Gauge,
+        ["upstream", "state"],
+        "Open connections to upstreams, active or idle.";
+    CONNECTS, "seawall_connects_total", Counter,
+        ["upstream", "endpoint", "result"],
+        "Connection attempts to endpoints, ok or failed.";
+    ENDPOINT_UP, "seawall_endpoint_up", Gauge,
+        ["upstream", "endpoint"],
+        "1 if the last connection attempt to the endpoint succeeded or none was made, 0 if it failed.";
+    CLIENT_CONNECTIONS, "seawall_client_connections", Gauge,
+        [],
+        "Open connections of clients.";
+    CONFIG_RELOADS, "seawall_config_reloads_total", Counter,
+        ["result"],
+        "Configurations loaded since the start, ok or failed.";
+    BUILD_INFO, "seawall_build_info", Gauge,
+        ["version"],
+        "1; the label names the running version.";
+}
+
+/// The table for the README, in Markdown.
+#[must_use]
+pub fn reference() -> String {
+    let mut table =
+        String::from("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
+    for family in ALL {
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let shape = match family.shape {
+            Shape::Counter => "counter",
+            Shape::Gauge => "gauge",
+            Shape::Histogram => "histogram",
+        };
+        table.push_str(&format!(
+            "| `{}` | {shape} | {} | {} |\n",
+            family.name,
+            labels.join(", "),
+            family.help
+        ));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_fields_conventions() {
+        for family in ALL {
+            assert!(family.name.starts_with("seawall_"));
+            let counts = family.name.ends_with("_total");
+            assert_eq!(counts, family.shape == Shape::Counter, "{}", family.name);
+            if family.shape == Shape::Histogram {
+                assert!(family.name.ends_with("_seconds"), "{}", family.name);
+            }
+            assert!(family.help.ends_with('.') && !family.help.is_empty());
+        }
+    }
+}

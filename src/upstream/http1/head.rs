@@ -1,0 +1,449 @@
+//! Response heads: found in one scan, parsed once, split into what is for the client and what was
+//! for this hop only.
+//!
+//! Before: `exchange` reads bytes. After: `content` takes the [`Framing`]. A head that two readers
+//! could understand differently is refused (RFC 9112 §2.2, §5, §6.3): bare line feeds, obsolete
+//! folding, conflicting lengths.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, StatusCode};
+
+use super::MessageError;
+use crate::config::model::UpstreamLimits;
+
+/// How the content of a message is delimited (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no content.
+    Empty,
+    /// Exactly so many bytes.
+    Length(u64),
+    /// Chunked, with trailers.
+    Chunked,
+    /// Until the connection ends.
+    Close,
+}
+
+/// A parsed response head.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// 100 to 999.
+    pub status: StatusCode,
+    /// What the client may see: end-to-end fields only (RFC 9110 §7.6.1). For a 101 also
+    /// `Upgrade` and `Connection`, which its check needs.
+    pub fields: HeaderMap,
+    /// How the content is delimited.
+    pub framing: Framing,
+    /// Whether the connection may carry another request (RFC 9112 §9.3).
+    pub keep_alive: bool,
+}
+
+/// What the request was, as far as the response's framing depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// A HEAD request: its response has no content.
+    pub head: bool,
+    /// An upgrade was asked for: a 101 is legal.
+    pub upgrade: bool,
+}
+
+/// Finds the end of a head without looking at any byte twice.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    scanned: usize,
+    line_start: usize,
+    lines: usize,
+}
+
+impl Scanner {
+    /// The length of the complete head at the start of `buf`, or `None` if more is needed.
+    ///
+    /// # Errors
+    /// What can already be said to be wrong with the bytes so far.
+    pub fn scan(
+        &mut self,
+        buf: &[u8],
+        limits: &UpstreamLimits,
+    ) -> Result<Option<usize>, MessageError> {
+        const VERSION: &[u8] = b"HTTP/1.";
+        if self.lines == 0 {
+            // Garbage shall be told at once, not after a timeout.
+            let known = buf.len().min(VERSION.len());
+            if buf.get(..known) != VERSION.get(..known) {
+                return Err(MessageError::NotHttp);
+            }
+        }
+        let fresh = buf.get(self.scanned..).unwrap_or_default();
+        let base = self.scanned;
+        for offset in memchr::memchr_iter(b'\n', fresh) {
+            let at = base + offset;
+            let line = buf.get(self.line_start..at).unwrap_or_default();
+            let Some((b'\r', line)) = line.split_last() else {
+                return Err(MessageError::BareLineFeed);
+            };
+            if line.is_empty() {
+                let length = at + 1;
+                return if length > limits.head_bytes {
+                    Err(MessageError::HeadTooLarge)
+                } else {
+                    Ok(Some(length))
+                };
+            }
+            if line.len() > limits.field_bytes {
+                return Err(MessageError::FieldTooLarge);
+            }
+            self.lines += 1;
+            if self.lines > limits.fields + 1 {
+                return Err(MessageError::TooManyFields);
+            }
+            self.line_start = at + 1;
+        }
+        self.scanned = buf.len();
+        if buf.len() > limits.head_bytes {
+            return Err(MessageError::HeadTooLarge);
+        }
+        if buf.len() - self.line_start > limits.field_bytes {
+            return Err(MessageError::FieldTooLarge);
+        }
+        Ok(None)
+    }
+
+    /// How many field lines a complete head has.
+    fn fields(&self) -> usize {
+        self.lines.saturating_sub(1)
+    }
+}
+
+/// How many fields are parsed without an allocation; nearly every response has fewer.
+const ON_STACK: usize = 64;
+
+/// Takes a complete head of `length` bytes off the front of `buf`.
+///
+/// # Errors
+/// If the head is malformed or ambiguous.
+pub fn take(
+    buf: &mut BytesMut,
+    length: usize,
+    scanner: &Scanner,
+    asked: Asked,
+) -> Result<ResponseHead, MessageError> {
+    let bytes = buf.split_to(length).freeze();
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    if scanner.fields() <= ON_STACK {
+        let mut fields = [MaybeUninit::uninit(); ON_STACK];
+        parse(&config, &mut response, &bytes, &mut fields)?;
+        assemble(&bytes, &response, asked)
+    } else {
+        let mut fields = vec![MaybeUninit::uninit(); scanner.fields()];
+        parse(&config, &mut response, &bytes, &mut fields)?;
+        assemble(&bytes, &response, asked)
+    }
+}
+
+fn parse<'h, 'b>(
+    config: &httparse::ParserConfig,
+    response: &mut httparse::Response<'h, 'b>,
+    bytes: &'b Bytes,
+    fields: &'h mut [MaybeUninit<httparse::Header<'b>>],
+) -> Result<(), MessageError> {
+    match config.parse_response_with_uninit_headers(response, bytes, fields) {
+        Ok(httparse::Status::Complete(_)) => Ok(()),
+        // The scanner has seen the empty line, so a partial head is a contradiction in it.
+        Ok(httparse::Status::Partial) => Err(MessageError::Malformed(httparse::Error::NewLine)),
+        Err(httparse::Error::TooManyHeaders) => Err(MessageError::TooManyFields),
+        Err(error) => Err(MessageError::Malformed(error)),
+    }
+}
+
+/// The fields that speak to this hop only, as they are collected.
+#[derive(Default)]
+struct Hop {
+    length: Option<u64>,
+    transfer_encoding: Option<bool>,
+    close: bool,
+    keep_alive: bool,
+    listed: Vec<HeaderName>,
+    connection: Vec<HeaderValue>,
+    upgrade: Vec<HeaderValue>,
+}
+
+fn assemble(
+    bytes: &Bytes,
+    response: &httparse::Response<'_, '_>,
+    asked: Asked,
+) -> Result<ResponseHead, MessageError> {
+    let malformed = MessageError::Malformed(httparse::Error::Status);
+    let status = StatusCode::from_u16(response.code.ok_or(malformed)?).map_err(|_| malformed)?;
+    let http_1_0 = response.version == Some(0);
+    let mut hop = Hop::default();
+    let mut fields = HeaderMap::with_capacity(response.headers.len() + 3);
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes())
+            .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
+        if is_hop_by_hop(&name) || name == CONTENT_LENGTH {
+            hop.note(&name, field.value)?;
+            continue;
+        }
+        fields.append(name, value_of(bytes, field.value)?);
+    }
+    for name in &hop.listed {
+        fields.remove(name);
+    }
+    if asked.upgrade && status == StatusCode::SWITCHING_PROTOCOLS {
+        hop.connection.drain(..).for_each(|value| drop(fields.append(CONNECTION, value)));
+        hop.upgrade.drain(..).for_each(|value| drop(fields.append(UPGRADE, value)));
+    }
+    let framing = hop.framing(status, http_1_0, asked)?;
+    // RFC 9110 §8.6: not in a 1xx or 204; in answers to HEAD and in a 304 it describes what a GET
+    // would have got.
+    if let Some(length) = hop.length
+        && !status.is_informational()
+        && status != StatusCode::NO_CONTENT
+    {
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let keep_alive = !hop.close && (!http_1_0 || hop.keep_alive) && framing != Framing::Close;
+    Ok(ResponseHead { status, fields, framing, keep_alive })
+}
+
+/// A field value that shares the head's buffer.
+fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError> {
+    let shared = if value.is_empty() { Bytes::new() } else { bytes.slice_ref(value) };
+    HeaderValue::from_maybe_shared(shared)
+        .map_err(|_| MessageError::Malformed(httparse::Error::HeaderValue))
+}
+
+/// RFC 9110 §7.6.1: fields that describe this connection, whatever `Connection` lists.
+#[must_use]
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    // By length first: most fields are told apart by it without a comparison.
+    let name = name.as_str();
+    match name.len() {
+        2 => name == "te",
+        7 => name == "upgrade",
+        10 => name == "connection" || name == "keep-alive",
+        16 => name == "proxy-connection",
+        17 => name == "transfer-encoding",
+        18 => name == "proxy-authenticate",
+        19 => name == "proxy-authorization",
+        _ => false,
+    }
+}
+
+impl Hop {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), MessageError> {
+        if *name == CONTENT_LENGTH {
+            // A list of equal values may come from a recipient that joined field lines
+            // (RFC 9110 §8.6): the one value is meant. Anything else is a conflict.
+            for part in value.split(|byte| *byte == b',') {
+                let length = parse_length(part.trim_ascii())?;
+                if self.length.is_some_and(|known| known != length) {
+                    return Err(MessageError::ContentLength);
+                }
+                self.length = Some(length);
+            }
+        } else if *name == TRANSFER_ENCODING {
+            let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            // A second line would be a second coding.
+            self.transfer_encoding = Some(chunked && self.transfer_encoding.is_none());
+        } else if *name == CONNECTION {
+            for option in value.split(|byte| *byte == b',') {
+                self.note_option(option.trim_ascii());
+            }
+            self.connection.extend(HeaderValue::from_bytes(value));
+        } else if *name == UPGRADE {
+            self.upgrade.extend(HeaderValue::from_bytes(value));
+        }
+        Ok(())
+    }
+
+    fn note_option(&mut self, option: &[u8]) {
+        if option.eq_ignore_ascii_case(b"close") {
+            self.close = true;
+        } else if option.eq_ignore_ascii_case(b"keep-alive") {
+            self.keep_alive = true;
+        } else if let Ok(name) = HeaderName::from_bytes(option)
+            && name != CONTENT_LENGTH
+        {
+            self.listed.push(name);
+        }
+    }
+
+    /// RFC 9112 §6.3, in its order.
+    fn framing(
+        &self,
+        status: StatusCode,
+        http_1_0: bool,
+        asked: Asked,
+    ) -> Result<Framing, MessageError> {
+        match (self.transfer_encoding, self.length) {
+            (Some(_), Some(_)) => return Err(MessageError::ConflictingFraming),
+            (Some(false), None) => return Err(MessageError::TransferEncoding),
+            // RFC 9112 §6.1: faulty framing, since HTTP/1.0 knows no transfer codings.
+            (Some(true), None) if http_1_0 => return Err(MessageError::TransferEncoding),
+            _ => {}
+        }
+        let bodiless = asked.head
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        Ok(match (self.transfer_encoding, self.length) {
+            _ if bodiless => Framing::Empty,
+            (Some(_), _) => Framing::Chunked,
+            (None, Some(0)) => Framing::Empty,
+            (None, Some(length)) => Framing::Length(length),
+            (None, None) => Framing::Close,
+        })
+    }
+}
+
+/// `1*DIGIT` that fits in 63 bits; no sign, no white space, no empty value.
+fn parse_length(digits: &[u8]) -> Result<u64, MessageError> {
+    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(MessageError::ContentLength);
+    }
+    Ok(digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> UpstreamLimits {
+        UpstreamLimits { head_bytes: 400, field_bytes: 100, fields: 5, ..Default::default() }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Option<ResponseHead>, MessageError> {
+        read_as(bytes, Asked::default())
+    }
+
+    fn read_as(bytes: &[u8], asked: Asked) -> Result<Option<ResponseHead>, MessageError> {
+        let mut scanner = Scanner::default();
+        let mut buf = BytesMut::from(bytes);
+        match scanner.scan(&buf, &limits())? {
+            Some(length) => take(&mut buf, length, &scanner, asked).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    #[test]
+    fn framing_follows_rfc_9112_section_6_3() {
+        use Framing::*;
+        let rows: &[(&str, Framing, bool)] = &[
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Length(5), true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Empty, true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", Length(5), true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nContent-Length: 5\r\n\r\n", Length(5), true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Chunked, true),
+            ("HTTP/1.1 200 OK\r\n\r\n", Close, false),
+            ("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n", Empty, true),
+            ("HTTP/1.1 304 NM\r\nContent-Length: 5\r\n\r\n", Empty, true),
+            ("HTTP/1.1 200\r\nContent-Length: 5\r\nConnection: a, Close\r\n\r\n", Length(5), false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Length(5), false),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
+                Length(5),
+                true,
+            ),
+        ];
+        for (bytes, framing, keep_alive) in rows {
+            let head = read(bytes.as_bytes()).unwrap().unwrap();
+            assert_eq!((head.framing, head.keep_alive), (*framing, *keep_alive), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_ambiguous_or_too_large_is_an_error() {
+        use MessageError::*;
+        let long_field = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(120));
+        let long_head =
+            format!("HTTP/1.1 200 OK\r\n{}", format!("A: {}\r\n", "x".repeat(90)).repeat(5));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(6));
+        let rows: Vec<(&str, MessageError)> = vec![
+            ("SSH-2.0-OpenSSH_9.2\r\n", NotHttp),
+            ("\x15\x03\x01\x00\x02\x02\x16", NotHttp),
+            ("HTTP/1.1 200 OK\nA: b\n\n", BareLineFeed),
+            ("HTTP/1.1 200 OK\r\nA: b\nC: d\r\n\r\n", BareLineFeed),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", ContentLength),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                ConflictingFraming,
+            ),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", TransferEncoding),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n", TransferEncoding),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                TransferEncoding,
+            ),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncoding),
+            (&long_field, FieldTooLarge),
+            (&long_head, HeadTooLarge),
+            (&many, TooManyFields),
+        ];
+        for (bytes, error) in rows {
+            assert_eq!(read(bytes.as_bytes()).err(), Some(error), "{bytes:?}");
+        }
+        let malformed = [
+            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\0c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n: b\r\n\r\n",
+            "HTTP/1.1 2x0 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.7 200 OK\r\n\r\n",
+        ];
+        for bytes in malformed {
+            let error = read(bytes.as_bytes()).err();
+            assert!(matches!(error, Some(Malformed(_))), "{bytes:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_fields_of_every_connection_line_are_removed() {
+        let head = read(
+            b"HTTP/1.1 200 OK\r\nConnection: X-One\r\nX-One: 1\r\nConnection: close\r\nX-Two: 2\r\n\r\n",
+        )
+        .unwrap()
+        .unwrap();
+        let names: Vec<_> = head.fields.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-two"]);
+    }
+
+    #[test]
+    fn a_head_request_has_no_content_but_keeps_its_length() {
+        let head = read_as(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            Asked { head: true, upgrade: false },
+        )
+        .unwrap()
+        .unwrap();
+        assert_eq!(head.framing, Framing::Empty);
+        assert_eq!(head.fields[CONTENT_LENGTH], "5");
+    }
+
+    #[test]
+    fn a_head_split_at_every_byte_is_found_at_its_last_byte() {
+        let bytes = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
+        let mut scanner = Scanner::default();
+        for end in 1..25 {
+            assert_eq!(scanner.scan(&bytes[..end], &limits()), Ok(None), "{end}");
+        }
+        assert_eq!(scanner.scan(bytes, &limits()), Ok(Some(25)));
+        let mut buf = BytesMut::from(&bytes[..]);
+        take(&mut buf, 25, &scanner, Asked::default()).unwrap();
+        assert_eq!(&buf[..], b"rest");
+    }
+}

@@ -1,0 +1,108 @@
+//! Our own HTTP/1.1 exchange with an upstream (RFC 9112).
+//!
+//! It exists because knowing exactly which byte failed in which phase is the product, and because
+//! it costs about half of a general client. [`head`] parses response heads, [`content`] undoes
+//! their framing, [`upload`] sends the request, and [`exchange`] joins the three on one connection.
+//! What is ambiguous here is an error, never a guess: a response that two readers could frame
+//! differently is `http_protocol_error`.
+
+pub mod content;
+pub mod exchange;
+pub mod head;
+pub mod upload;
+
+use crate::failure::Kind;
+
+/// How an upstream broke HTTP/1.1. Each variant knows its kind by construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageError {
+    /// The first bytes are not an HTTP/1.x status line.
+    NotHttp,
+    /// The head is not what RFC 9112 §2 to §5 allow.
+    Malformed(httparse::Error),
+    /// A line of the head ends in a bare LF (RFC 9112 §2.2).
+    BareLineFeed,
+    /// The head is larger than the limit.
+    HeadTooLarge,
+    /// The head has more field lines than the limit.
+    TooManyFields,
+    /// One field line is larger than the limit.
+    FieldTooLarge,
+    /// Content-Length is not a number, or not one number (RFC 9112 §6.3).
+    ContentLength,
+    /// Content-Length and Transfer-Encoding together (RFC 9112 §6.1).
+    ConflictingFraming,
+    /// A Transfer-Encoding other than `chunked`, or in an HTTP/1.0 response.
+    TransferEncoding,
+    /// A 101 that nobody asked for (RFC 9110 §15.2.2).
+    UnsolicitedUpgrade,
+    /// More interim responses than the limit.
+    TooManyInterim,
+    /// A chunk size or chunk end that is malformed (RFC 9112 §7.1).
+    Chunk,
+    /// The trailer section is malformed.
+    Trailers,
+    /// The trailer section is larger than the limit.
+    TrailersTooLarge,
+    /// The content is larger than the limit.
+    ContentTooLarge,
+}
+
+impl MessageError {
+    /// The kind of failure that this is.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            MessageError::NotHttp
+            | MessageError::Malformed(_)
+            | MessageError::BareLineFeed
+            | MessageError::ContentLength
+            | MessageError::ConflictingFraming
+            | MessageError::UnsolicitedUpgrade
+            | MessageError::TooManyInterim
+            | MessageError::Trailers => Kind::HttpProtocolError,
+            MessageError::HeadTooLarge | MessageError::TooManyFields => {
+                Kind::HttpResponseHeaderSectionSize
+            }
+            MessageError::FieldTooLarge => Kind::HttpResponseHeaderSize,
+            MessageError::TransferEncoding | MessageError::Chunk => {
+                Kind::HttpResponseTransferCoding
+            }
+            MessageError::TrailersTooLarge => Kind::HttpResponseTrailerSectionSize,
+            MessageError::ContentTooLarge => Kind::HttpResponseBodySize,
+        }
+    }
+}
+
+impl std::fmt::Display for MessageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            MessageError::NotHttp => "the first bytes are not an HTTP/1.x status line",
+            MessageError::Malformed(_) => "the response head is malformed",
+            MessageError::BareLineFeed => "a line of the response head ends in a bare line feed",
+            MessageError::HeadTooLarge => "the response head is larger than limits.head",
+            MessageError::TooManyFields => "the response has more fields than limits.fields",
+            MessageError::FieldTooLarge => "a response field is larger than limits.field",
+            MessageError::ContentLength => "content-length is not one non-negative number",
+            MessageError::ConflictingFraming => {
+                "the response has both content-length and transfer-encoding"
+            }
+            MessageError::TransferEncoding => "the transfer-encoding is not understood",
+            MessageError::UnsolicitedUpgrade => "101 (switching protocols) without an upgrade",
+            MessageError::TooManyInterim => "more interim responses than limits.interim_responses",
+            MessageError::Chunk => "a chunk of the content is malformed",
+            MessageError::Trailers => "the trailer section is malformed",
+            MessageError::TrailersTooLarge => "the trailer section is larger than limits.trailers",
+            MessageError::ContentTooLarge => "the content is larger than limits.body",
+        })
+    }
+}
+
+impl std::error::Error for MessageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            MessageError::Malformed(source) => Some(source),
+            _ => None,
+        }
+    }
+}

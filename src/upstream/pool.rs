@@ -1,0 +1,155 @@
+//! Connections: counted while they are open, kept while they are idle.
+//!
+//! One pool per worker and endpoint, last in first out, so that the hot connections stay hot and
+//! the others grow old enough to be closed. Nothing here is shared between workers but two counts.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::deadline::Deadline;
+use super::stream::Stream;
+use crate::telemetry::metrics::ConnectionGauges;
+
+/// A connection to an endpoint, with what is re-used from request to request.
+#[derive(Debug)]
+pub struct Connection {
+    /// The bytes go through here.
+    pub stream: Stream,
+    /// What was read and not yet consumed: empty between two exchanges.
+    pub buf: BytesMut,
+    /// The timer of whatever is being waited for.
+    pub deadline: Deadline,
+    /// It has carried a request before: it may have been closed in the meantime.
+    pub reused: bool,
+    ticket: Ticket,
+}
+
+impl Connection {
+    /// A new connection that occupies `ticket`.
+    #[must_use]
+    pub fn new(stream: Stream, ticket: Ticket) -> Self {
+        Connection {
+            stream,
+            buf: BytesMut::new(),
+            deadline: Deadline::new(),
+            reused: false,
+            ticket,
+        }
+    }
+}
+
+/// The open connections of one upstream over all workers.
+#[derive(Debug, Default)]
+pub struct OpenCount(AtomicUsize);
+
+/// One place among the open connections of an upstream; given back when dropped.
+#[derive(Debug)]
+pub struct Ticket {
+    open: Arc<OpenCount>,
+    gauges: ConnectionGauges,
+    idle: bool,
+}
+
+impl Ticket {
+    /// A place, if fewer than `limit` are taken.
+    #[must_use]
+    pub fn take(open: &Arc<OpenCount>, limit: usize, gauges: &ConnectionGauges) -> Option<Self> {
+        open.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count < limit).then_some(count + 1)
+            })
+            .ok()?;
+        gauges.active.inc();
+        Some(Ticket { open: Arc::clone(open), gauges: gauges.clone(), idle: false })
+    }
+
+    fn set_idle(&mut self, idle: bool) {
+        if self.idle == idle {
+            return;
+        }
+        self.idle = idle;
+        let (from, to) = if idle {
+            (&self.gauges.active, &self.gauges.idle)
+        } else {
+            (&self.gauges.idle, &self.gauges.active)
+        };
+        from.dec();
+        to.inc();
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.open.0.fetch_sub(1, Ordering::Relaxed);
+        if self.idle { &self.gauges.idle } else { &self.gauges.active }.dec();
+    }
+}
+
+/// The idle connections of one endpoint on one worker.
+#[derive(Debug)]
+pub struct Pool {
+    idle: RefCell<VecDeque<Idle>>,
+    capacity: usize,
+    keep_alive: Duration,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Pool {
+    /// A pool of at most `capacity` connections, each kept idle for at most `keep_alive`.
+    #[must_use]
+    pub fn new(capacity: usize, keep_alive: Duration) -> Self {
+        Pool { idle: RefCell::new(VecDeque::new()), capacity, keep_alive }
+    }
+
+    /// The connection used last, if one is idle and still open.
+    pub fn take(&self) -> Option<Connection> {
+        // The reactor wakes whoever asked last; an idle connection needs no waking.
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            let Idle { mut connection, since } = self.idle.borrow_mut().pop_back()?;
+            if since.elapsed() < self.keep_alive && connection.stream.is_quiet(&mut cx) {
+                connection.ticket.set_idle(false);
+                connection.reused = true;
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request, if there is room.
+    pub fn put(&self, mut connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= self.capacity {
+            return;
+        }
+        connection.ticket.set_idle(true);
+        connection.deadline.clear();
+        // An idle connection holds no buffer.
+        connection.buf = BytesMut::new();
+        idle.push_back(Idle { connection, since: Instant::now() });
+    }
+
+    /// Closes what is too old or was closed by the upstream. Called by the worker's sweep.
+    pub fn sweep(&self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.idle.borrow_mut().retain(|idle| {
+            idle.since.elapsed() < self.keep_alive && idle.connection.stream.is_quiet(&mut cx)
+        });
+    }
+
+    /// Closes everything.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+}
