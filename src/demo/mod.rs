@@ -47,3 +47,16 @@ impl Nobody {
         self.address
     }
 }
+
+/// Options of the demonstration.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Exit after the table.
+    pub once: bool,
+}
+
+/// Runs the demonstration.
+#[must_use]
+pub fn run(_: Options) -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}
