@@ -24,6 +24,7 @@ python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv
 have node || need nodejs
 have npm || need npm
 curl --version 2>/dev/null | grep -q HTTP2 || need curl
+have openssl || need openssl
 first_of chromium chromium-browser google-chrome || need chromium
 have chromedriver || need chromium-driver
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || need postgresql
