@@ -2,8 +2,8 @@
 //!
 //! No HTTP library: what goes over the wire is exactly what a story says, wrong as it may be. One
 //! request per connection. What must stay true: it listens on loopback only, never panics, reads
-//! at most [`HEAD_MAX`] bytes of a head, serves at most [`CONNECTIONS`] at a time, and leaves no
-//! connection open for longer than [`PATIENCE`].
+//! at most `HEAD_MAX` bytes of a head, serves at most `CONNECTIONS` at a time, and leaves no
+//! connection open for longer than `PATIENCE`.
 
 use std::cell::Cell;
 use std::io;

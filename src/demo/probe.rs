@@ -2,7 +2,7 @@
 //!
 //! A lenient client library hides what this demonstration is about: whether an answer is whole,
 //! whether a WebSocket ended with a Close frame. So the probes read bytes. What must stay true:
-//! every probe ends within [`PATIENCE`], and reads at most [`READ_MAX`] bytes.
+//! every probe ends within [`PATIENCE`], and reads at most `READ_MAX` bytes.
 
 use std::future::Future;
 use std::io;

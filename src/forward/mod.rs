@@ -103,7 +103,7 @@ impl Worker {
             access_log: config.log.access,
             clients: config.clients.clone(),
             websocket: config.websocket.clone(),
-            scratch: Scratch::new(&config.websocket),
+            scratch: Scratch::new(),
             router: Router::new(&config.routes),
             routes: routes.collect(),
             trusted: config.forwarded.trusted.clone(),

@@ -26,7 +26,7 @@ use crate::telemetry::log::WebsocketLine;
 use crate::upstream::EndpointIndex;
 use crate::upstream::pool::Connection;
 use crate::websocket::handshake::{self, Agreed, Offer};
-use crate::websocket::relay::{self, Direction, Observer, Opening};
+use crate::websocket::relay::{self, Direction, Observer, Opening, Terms};
 
 /// A WebSocket whose 101 is on its way to the client.
 #[derive(Debug)]
@@ -99,32 +99,26 @@ pub async fn run<C>(
         Opening { from_client: early, from_upstream: std::mem::take(&mut connection.buf).freeze() };
     let watch = Watch { session: &session, route: &route, endpoint, failed: Cell::new(false) };
     let worker = &session.subject().worker;
-    let report = relay::relay(
-        client,
-        &mut connection.stream,
-        opening,
-        &agreed,
-        &worker.websocket,
-        &worker.scratch,
-        &watch,
-        drain,
-    )
-    .await;
-    if report.abort_upstream {
-        connection.stream.abort();
-    }
+    let terms =
+        Terms { opening, agreed, settings: &worker.websocket, scratch: &worker.scratch };
+    let report = relay::relay(client, &mut connection.stream, terms, &watch, drain).await;
     let elapsed = started.elapsed();
-    metrics.closed(&report.summary(), elapsed);
+    metrics.closed(&report.summary, elapsed);
     if !watch.failed.get() || worker.access_log {
         WebsocketLine {
             request_id: session.subject().id.as_str(),
             upstream: &route.settings.upstream.name,
             path: session.subject().uri.path(),
-            summary: &report.summary(),
+            summary: &report.summary,
             elapsed,
         }
         .emit();
     }
+    if report.abort_upstream {
+        connection.stream.abort();
+    }
+    let limit = worker.websocket.close_timeout;
+    relay::end(client, &mut connection.stream, limit, report.abort_upstream).await;
 }
 
 /// Turns the relay's events into settled failures and metrics.
