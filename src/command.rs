@@ -78,7 +78,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
         }
-        Some(Command::Demo { once }) => demo::run(demo::Options { once, ..demo::Options::default() }),
+        Some(Command::Demo { once }) => {
+            demo::run(demo::Options { once, ..demo::Options::default() })
+        }
         None => match load(arguments.config, arguments.upstream, arguments.listen) {
             Some(Ok(config)) => serve(config),
             Some(Err(diagnostics)) => {

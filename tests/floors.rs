@@ -1,6 +1,8 @@
 //! The floor plan is kept: a module imports only what lies below it, and foreign errors are looked
 //! into in one file only.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the sources fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -176,7 +176,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "the relay is still to come"]
     fn every_websocket_row_is_right() {
         assert_eq!(wrong_rows(Transport::WebSocket), Vec::<String>::new());
     }

@@ -75,6 +75,7 @@ fn cut_short(facts: &Facts) -> Kind {
     if facts.received == 0 { Kind::ConnectionTerminated } else { Kind::HttpResponseIncomplete }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the foreign enum is open-ended")]
 fn classify_connect(error: &io::Error) -> Kind {
     use io::ErrorKind as E;
     match error.kind() {
@@ -87,11 +88,12 @@ fn classify_connect(error: &io::Error) -> Kind {
             Kind::DestinationIpUnroutable
         }
         // Out of descriptors, ports or memory: ours, never hidden under an upstream's name.
-        #[allow(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open-ended")]
+        // io::ErrorKind is open-ended.
         _ => Kind::ProxyInternalError,
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the foreign enum is open-ended")]
 fn classify_established(facts: &Facts, error: &io::Error) -> Kind {
     use io::ErrorKind as E;
     match error.kind() {
@@ -106,18 +108,19 @@ fn classify_established(facts: &Facts, error: &io::Error) -> Kind {
         E::HostUnreachable | E::NetworkUnreachable | E::NetworkDown => {
             Kind::DestinationIpUnroutable
         }
-        #[allow(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open-ended")]
+        // io::ErrorKind is open-ended.
         _ => Kind::ProxyInternalError,
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the foreign enum is open-ended")]
 fn classify_tls(error: &rustls::Error) -> Kind {
     match error {
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
             Kind::TlsCertificateError
         }
         rustls::Error::AlertReceived(_) => Kind::TlsAlertReceived,
-        #[allow(clippy::wildcard_enum_match_arm, reason = "rustls::Error is non-exhaustive")]
+        // rustls::Error is non-exhaustive.
         _ => Kind::TlsProtocolError,
     }
 }

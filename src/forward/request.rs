@@ -227,7 +227,8 @@ fn forwarding(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
     if !(peer.trusted && parts.headers.contains_key(X_FORWARDED_PROTO)) {
         extend_field(out, b"x-forwarded-proto", peer.scheme.as_bytes());
     }
-    if !extra.host.is_empty() && !(peer.trusted && parts.headers.contains_key(X_FORWARDED_HOST)) {
+    let host_is_told = peer.trusted && parts.headers.contains_key(X_FORWARDED_HOST);
+    if !host_is_told && !extra.host.is_empty() {
         extend_field(out, b"x-forwarded-host", extra.host.as_bytes());
     }
     out.extend_from_slice(b"forwarded: ");

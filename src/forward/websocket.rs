@@ -99,8 +99,7 @@ pub async fn run<C>(
         Opening { from_client: early, from_upstream: std::mem::take(&mut connection.buf).freeze() };
     let watch = Watch { session: &session, route: &route, endpoint, failed: Cell::new(false) };
     let worker = &session.subject().worker;
-    let terms =
-        Terms { opening, agreed, settings: &worker.websocket, scratch: &worker.scratch };
+    let terms = Terms { opening, agreed, settings: &worker.websocket, scratch: &worker.scratch };
     let report = relay::relay(client, &mut connection.stream, terms, &watch, drain).await;
     let elapsed = started.elapsed();
     metrics.closed(&report.summary, elapsed);

@@ -239,16 +239,15 @@ mod tests {
         assert_eq!(check(&[("sec-websocket-protocol", "v2")]), Ok(Agreed { rsv: 0 }));
         assert_eq!(check(&[("sec-websocket-protocol", "v3")]), Err(E::Protocol));
         assert_eq!(check(&[("sec-websocket-protocol", "v2, chat")]), Err(E::Protocol));
-        let deflate = ("sec-websocket-extensions", "permessage-deflate; server_no_context_takeover");
+        let deflate =
+            ("sec-websocket-extensions", "permessage-deflate; server_no_context_takeover");
         assert_eq!(check(&[deflate]), Ok(Agreed { rsv: 4 }));
         assert_eq!(check(&[("sec-websocket-extensions", "x-other")]), Ok(Agreed { rsv: 7 }));
         assert_eq!(check(&[("sec-websocket-extensions", "x-third")]), Err(E::Extension));
         assert_eq!(check(&[("sec-websocket-accept", ACCEPT)]), Err(E::Accept));
-        for (missing, error) in [
-            (UPGRADE, E::Upgrade),
-            (CONNECTION, E::Connection),
-            (SEC_WEBSOCKET_ACCEPT, E::Accept),
-        ] {
+        for (missing, error) in
+            [(UPGRADE, E::Upgrade), (CONNECTION, E::Connection), (SEC_WEBSOCKET_ACCEPT, E::Accept)]
+        {
             let mut fields = answer(&[]);
             fields.remove(missing);
             let status = StatusCode::SWITCHING_PROTOCOLS;

@@ -203,7 +203,11 @@ where
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, drain: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        drain: Pin<&mut impl Future<Output = ()>>,
+    ) -> Poll<()> {
         if !self.drained && drain.poll(cx).is_ready() {
             self.drained = true;
             self.drain();
@@ -696,7 +700,11 @@ where
         let upstream = self.upstream_side.next_check(self.settings);
         // What is overdue could not be done now; look again soon, not at once.
         let soon = now + self.settings.ping_interval.min(self.settings.pong_timeout) / 2;
-        [client, upstream].into_iter().map(|at| if at <= now { soon } else { at }).min().unwrap_or(soon)
+        [client, upstream]
+            .into_iter()
+            .map(|at| if at <= now { soon } else { at })
+            .min()
+            .unwrap_or(soon)
     }
 
     /// A side had its time to close.

@@ -75,7 +75,7 @@ mod tests {
     fn what_can_never_become_valid_is_told_at_once() {
         let mut utf8 = Utf8::default();
         assert!(utf8.push(&[0xF0, 0x9F]));
-        assert!(!utf8.push(&[b'x']));
+        assert!(!utf8.push(b"x"));
         let mut surrogate = Utf8::default();
         assert!(surrogate.push(&[0xED]));
         assert!(!surrogate.push(&[0xA0]));

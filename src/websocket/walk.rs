@@ -423,7 +423,8 @@ mod tests {
             assert_eq!(upstream_verdict(rsv, &frames), expected, "{frames:?}");
         }
         let mut huge = Vec::new();
-        let header = Header { fin: true, rsv: 0, opcode: 2, mask: None, length: LIMIT + 1, size: 0 };
+        let header =
+            Header { fin: true, rsv: 0, opcode: 2, mask: None, length: LIMIT + 1, size: 0 };
         header.write(&mut huge);
         assert_eq!(upstream_verdict(0, &[huge]), Some(V::TooLarge));
     }
@@ -446,10 +447,17 @@ mod tests {
         let mut walk = FromUpstream::new(4, LIMIT, 200);
         let payload = vec![7_u8; 500];
         let bytes = frame(0xC2, &payload, None);
-        let header = |fin, rsv, opcode, length| Header { fin, rsv, opcode, mask: None, length, size: 0 };
-        assert_eq!(walk.step(&bytes[..104], None), Step::Fragment(4, header(false, 4, 2, 100), 100));
+        let header =
+            |fin, rsv, opcode, length| Header { fin, rsv, opcode, mask: None, length, size: 0 };
+        assert_eq!(
+            walk.step(&bytes[..104], None),
+            Step::Fragment(4, header(false, 4, 2, 100), 100)
+        );
         assert!(walk.is_inside_message());
-        assert_eq!(walk.step(&bytes[104..404], None), Step::Fragment(0, header(false, 0, 0, 300), 300));
+        assert_eq!(
+            walk.step(&bytes[104..404], None),
+            Step::Fragment(0, header(false, 0, 0, 300), 300)
+        );
         assert_eq!(walk.step(&[], None), Step::More(1));
         assert_eq!(walk.step(&bytes[404..], None), Step::Fragment(0, header(true, 0, 0, 100), 100));
         assert!(!walk.is_inside_message());

@@ -133,7 +133,7 @@ def test_closes_that_both_sides_mean_pass_unchanged(server, seawall):
     session = asyncio.run(leave())
     assert (session.code, session.clean) == (4001, True)
     seawall.counted(
-        ({"4001": 1}, 0),
+        ({"4xxx": 1}, 0),
         lambda metrics: (
             metrics.by("seawall_websocket_closes_total", "code", initiator="client"),
             metrics.total("seawall_failures_total"),

@@ -216,10 +216,11 @@ impl Metrics {
 
     /// Counts a failure of a client.
     pub fn client(&self, failure: ClientFailure) {
-        match ClientFailure::ALL.iter().position(|known| *known == failure) {
-            Some(place) => self.clients.get(place).inspect(|counter| counter.inc()).map(drop),
-            None => Some(self.client_failures.with_label_values(&[failure.name()]).inc()),
-        };
+        let place = ClientFailure::ALL.iter().position(|known| *known == failure);
+        match place.and_then(|place| self.clients.get(place)) {
+            Some(counter) => counter.inc(),
+            None => self.client_failures.with_label_values(&[failure.name()]).inc(),
+        }
     }
 
     /// Counts a client's connection until the guard is dropped.

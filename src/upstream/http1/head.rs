@@ -196,8 +196,12 @@ fn assemble(
         fields.remove(name);
     }
     if asked.upgrade && status == StatusCode::SWITCHING_PROTOCOLS {
-        hop.connection.drain(..).for_each(|value| drop(fields.append(CONNECTION, value)));
-        hop.upgrade.drain(..).for_each(|value| drop(fields.append(UPGRADE, value)));
+        for value in hop.connection.drain(..) {
+            fields.append(CONNECTION, value);
+        }
+        for value in hop.upgrade.drain(..) {
+            fields.append(UPGRADE, value);
+        }
     }
     let framing = hop.framing(status, http_1_0, asked)?;
     // RFC 9110 §8.6: not in a 1xx or 204; in answers to HEAD and in a 304 it describes what a GET

@@ -106,7 +106,11 @@ impl Side {
                 return Liveness::Alive;
             }
         }
-        if now >= self.last_seen + settings.ping_interval { Liveness::Silent } else { Liveness::Alive }
+        if now >= self.last_seen + settings.ping_interval {
+            Liveness::Silent
+        } else {
+            Liveness::Alive
+        }
     }
 
     /// When its liveness may change.
