@@ -132,7 +132,7 @@ fn prefix(pieces: &std::collections::VecDeque<Bytes>) -> Bytes {
 }
 
 /// The two fields that every response through seawall has.
-fn add_fields(fields: &mut HeaderMap, held: &Held) {
+pub fn add_fields(fields: &mut HeaderMap, held: &Held) {
     // RFC 9110 §7.6.3, appended behind those of proxies before us.
     fields.append(VIA, HeaderValue::from_static(via_version(http::Version::HTTP_11)));
     if let Some(subject) = held.subject()

@@ -5,7 +5,6 @@
 //! an [`Upgraded`] waiting on the connection, or an ordinary answer. When hyper has written the
 //! 101 it gives the socket back, and `listen` runs [`run`] on it.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -70,6 +69,7 @@ pub async fn respond(
     let mut response = Response::new(Content::empty());
     *response.status_mut() = status;
     *response.headers_mut() = head.fields;
+    response::add_fields(response.headers_mut(), &held);
     if let Some(session) = held.commit(status.as_u16()).upgrade() {
         client.upgraded.replace(Some(Upgraded {
             connection: exchange.into_upgraded(),
@@ -97,22 +97,20 @@ pub async fn run<C>(
     let started = Instant::now();
     let opening =
         Opening { from_client: early, from_upstream: std::mem::take(&mut connection.buf).freeze() };
-    let watch = Watch { session: &session, route: &route, endpoint, failed: Cell::new(false) };
+    let watch = Watch { session: &session, route: &route, endpoint };
     let worker = &session.subject().worker;
     let terms = Terms { opening, agreed, settings: &worker.websocket, scratch: &worker.scratch };
     let report = relay::relay(client, &mut connection.stream, terms, &watch, drain).await;
     let elapsed = started.elapsed();
     metrics.closed(&report.summary, elapsed);
-    if !watch.failed.get() || worker.access_log {
-        WebsocketLine {
-            request_id: session.subject().id.as_str(),
-            upstream: &route.settings.upstream.name,
-            path: session.subject().uri.path(),
-            summary: &report.summary,
-            elapsed,
-        }
-        .emit();
+    WebsocketLine {
+        request_id: session.subject().id.as_str(),
+        upstream: &route.settings.upstream.name,
+        path: session.subject().uri.path(),
+        summary: &report.summary,
+        elapsed,
     }
+    .emit();
     if report.abort_upstream {
         connection.stream.abort();
     }
@@ -125,7 +123,6 @@ struct Watch<'s> {
     session: &'s Session,
     route: &'s Route,
     endpoint: EndpointIndex,
-    failed: Cell<bool>,
 }
 
 impl Observer for Watch<'_> {
@@ -134,7 +131,6 @@ impl Observer for Watch<'_> {
     }
 
     fn upstream_failed(&self, failure: Failure) -> CloseFrame {
-        self.failed.set(true);
         self.session.close(self.route.upstream.place(self.endpoint, failure))
     }
 

@@ -495,6 +495,8 @@ where
     fn upstream_closed(&mut self, close: Close) {
         self.upstream_side.close_received = true;
         let failed = match &close {
+            // RFC 6455 §5.5.1: what the client closed with comes back as the answer.
+            Close::Code(code, _) if self.asked_for(*code) => None,
             Close::Code(1011, _) => Some(Kind::ApplicationError),
             Close::Code(1014, _) => Some(Kind::DependencyFailure),
             Close::Illegal => Some(Kind::WebsocketProtocolError),
@@ -514,6 +516,10 @@ where
             Close::Empty | Close::Illegal => (1005, Vec::new()),
         };
         self.close_client(code, &frame::control(CLOSE, &payload, None));
+    }
+
+    fn asked_for(&self, code: u16) -> bool {
+        self.outcome.asked.as_ref().is_some_and(|asked| asked.code() == code)
     }
 
     fn upstream_ended(&mut self, error: Option<io::Error>) {

@@ -253,11 +253,17 @@ where
             }
             return Ok(Some(Head::Interim(head)));
         }
+        if let (Framing::Length(length), Some(limit)) = (head.framing, limits.body_bytes)
+            && length > limit
+        {
+            return Err(MessageError::ContentTooLarge);
+        }
         self.decoder = Decoder::new(head.framing);
         self.keep_alive = head.keep_alive && self.send_error.is_none();
         self.waits = None;
-        if !head.keep_alive || self.asked.upgrade {
-            // RFC 9112 §9.5, §9.6: it will not read the rest.
+        // RFC 9112 §9.5: an upstream that refuses and closes will not read the rest. One that
+        // answers 2xx and closes may well be an app that reads while it writes.
+        if self.asked.upgrade || (!head.keep_alive && !head.status.is_success()) {
             self.uploading = false;
         }
         Ok(Some(Head::Final(head)))

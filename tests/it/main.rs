@@ -1,0 +1,16 @@
+//! seawall between scripted upstreams and raw clients: exact bytes on both sides, no library that
+//! could be lenient where a promise is strict.
+//!
+//! One module per promise or per part of it; `support` has the scripted upstream, the clients that
+//! report what they saw, and a seawall whose metrics, log and journal can be asked.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod faults;
+mod support;
+mod websocket;

@@ -1,0 +1,101 @@
+//! A seawall of one worker, and what it says about itself.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use seawall::config;
+use seawall::server::{Running, Server};
+use seawall::telemetry::journal::Query;
+use serde_json::Value;
+
+use super::script::Upstream;
+use super::{PATIENCE, log};
+
+/// A running seawall that ends with the test.
+#[derive(Debug)]
+pub struct Seawall {
+    running: Running,
+}
+
+/// Short waits: a fault that has to time out shall not make the tests long.
+pub const IMPATIENT: &str = "timeouts: { connect: 300ms, head: 300ms, idle: 300ms }";
+
+impl Seawall {
+    /// In front of this upstream.
+    pub fn before(upstream: &Upstream) -> Self {
+        Seawall::before_with(upstream, "")
+    }
+
+    /// In front of this upstream, with more settings of `upstreams.app`.
+    pub fn before_with(upstream: &Upstream, settings: &str) -> Self {
+        Seawall::at(&format!("http://{}", upstream.address()), settings)
+    }
+
+    /// In front of these endpoints (URLs with commas between), with more settings of the upstream.
+    pub fn at(endpoints: &str, settings: &str) -> Self {
+        let comma = if settings.is_empty() { "" } else { "," };
+        Seawall::configured(&format!(
+            "upstreams: {{ app: {{ endpoints: [{endpoints}]{comma} {settings} }} }}\n\
+            routes: [{{ upstream: app }}]\n"
+        ))
+    }
+
+    /// With this configuration; worker, listener and drain time are added.
+    pub fn configured(yaml: &str) -> Self {
+        log::capture();
+        let mut text =
+            format!("workers: 1\nadmin: {{ address: off }}\nshutdown: {{ drain: 1s }}\n{yaml}");
+        if !yaml.contains("listeners:") {
+            text.push_str("listeners: [{ address: '127.0.0.1:0' }]\n");
+        }
+        let config = match config::parse("test.yaml", &text, Path::new(".")) {
+            Ok(config) => config,
+            Err(problems) => panic!("{problems}"),
+        };
+        Seawall { running: Server::start(config).unwrap() }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.running.addresses()[0]
+    }
+
+    /// The running server.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// All metrics as Prometheus would read them.
+    pub fn metrics(&self) -> String {
+        String::from_utf8(self.running.metrics().encode()).unwrap()
+    }
+
+    /// The cells of a metric that are not 0, as `{labels} value`.
+    pub fn cells(&self, name: &str) -> Vec<String> {
+        self.metrics()
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with('{') && !rest.ends_with(" 0"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// What the journal has for this request.
+    pub fn journal(&self, request_id: &str) -> Vec<Value> {
+        let query = Query { request_id: Some(request_id.to_owned()), ..Query::default() };
+        self.running.journal().snapshot(&query).as_array().unwrap().clone()
+    }
+
+    /// Waits until `question` is answered with something: a count may follow the client's last
+    /// byte by a moment.
+    pub fn until<T>(&self, what: &str, mut question: impl FnMut(&Self) -> Option<T>) -> T {
+        let rounds = PATIENCE.as_millis() / 5;
+        for _ in 0..rounds {
+            if let Some(answer) = question(self) {
+                return answer;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(5));
+        }
+        panic!("never came true: {what}\n{}", self.metrics());
+    }
+}
