@@ -215,6 +215,7 @@ where
         for _ in 0..ROUNDS {
             let mut moved = self.poll_from_upstream(cx);
             moved |= self.poll_from_client(cx);
+            self.shut(cx);
             if self.is_over() {
                 return Poll::Ready(());
             }
@@ -233,6 +234,18 @@ where
 
     fn is_over(&self) -> bool {
         self.client_side.is_done(&self.to_client) && self.upstream_side.is_done(&self.to_upstream)
+    }
+
+    /// Lets a side go as soon as it is done: a client does not wait for an upstream that owes us its
+    /// Close, nor the other way round.
+    fn shut(&mut self, cx: &mut Context<'_>) {
+        if !self.client_side.shut && self.client_side.is_done(&self.to_client) {
+            self.client_side.shut = Pin::new(&mut *self.client).poll_shutdown(cx).is_ready();
+        }
+        let done = self.upstream_side.is_done(&self.to_upstream) && !self.abort_upstream;
+        if !self.upstream_side.shut && done {
+            self.upstream_side.shut = Pin::new(&mut *self.upstream).poll_shutdown(cx).is_ready();
+        }
     }
 
     /// One round towards the client; whether anything moved.

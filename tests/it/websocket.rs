@@ -429,10 +429,15 @@ fn an_upstream_that_leaves_without_answering_the_clients_close_has_not_failed() 
 
 // -- Clients that fail
 
-/// An upstream that records, behind a seawall, and a client of it.
+/// An upstream that records and never answers a Close, behind a seawall that does not wait long for
+/// that, and a client of it.
 fn recorded() -> (Upstream, Seawall, Http1) {
     let upstream = Upstream::playing([open().record()]);
-    let seawall = Seawall::before(&upstream);
+    let seawall = Seawall::configured(&format!(
+        "upstreams: {{ app: {{ endpoints: ['http://{}'] }} }}\nroutes: [{{ upstream: app }}]\n\
+        websocket: {{ close_timeout: 100ms }}\n",
+        upstream.address(),
+    ));
     let (client, _) = websocket::connect(seawall.address(), "");
     (upstream, seawall, client)
 }

@@ -21,6 +21,8 @@ pub struct Side {
     pub close_received: bool,
     /// Nothing is expected of it any more.
     pub is_over: bool,
+    /// Our half of its stream is closed.
+    pub shut: bool,
     /// The payload of a ping of ours that has not been answered.
     pub ping: Option<Token>,
     /// How many bytes its incomplete frame needs.
@@ -60,6 +62,7 @@ impl Side {
             close_sent: false,
             close_received: false,
             is_over: false,
+            shut: false,
             ping: None,
             needs: 0,
             partial: Vec::new(),
