@@ -11,6 +11,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod again;
 mod faults;
+mod healthy;
 mod support;
 mod websocket;

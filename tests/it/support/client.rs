@@ -165,11 +165,6 @@ impl Http1 {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Says that nothing more will be sent.
-    pub fn finish(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
-    }
-
     /// The socket.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
@@ -221,23 +216,13 @@ impl Http1 {
             }
             gate.open();
             let mut seen = Seen { interim, status, fields, ..Seen::nothing(End::Complete) };
-            if !to_head && !matches!(status, 101 | 204 | 304) {
-                if let Err(end) = self.content(&mut seen) {
-                    seen.end = end;
-                }
+            if !to_head
+                && !matches!(status, 101 | 204 | 304)
+                && let Err(end) = self.content(&mut seen)
+            {
+                seen.end = end;
             }
             return seen;
-        }
-    }
-
-    /// Whether the connection is at its end: what the other side did, or `None` if bytes came.
-    pub fn end(&mut self) -> Option<End> {
-        if !self.early.is_empty() {
-            return None;
-        }
-        match self.fill() {
-            Ok(()) => None,
-            Err(end) => Some(end),
         }
     }
 

@@ -28,6 +28,9 @@ pub enum Step {
     Write(Vec<u8>),
     /// Writes these bytes again and again, until the other side does not take them any more.
     WriteForever(Vec<u8>),
+    /// Writes these bytes until nobody takes any for half a second, and keeps how many were taken
+    /// for [`Upstream::taken`].
+    WriteUntilStuck(Vec<u8>),
     /// Waits until the client has seen the head of its response.
     UntilClientSawHead,
     /// Closes with a FIN: everything sent before arrives, unread bytes are read first.
@@ -121,7 +124,6 @@ pub struct Upstream {
     gate: Gate,
     stopped: Arc<AtomicBool>,
     requests: Arc<Mutex<Vec<Vec<u8>>>>,
-    connections: Arc<Mutex<usize>>,
     record: Arc<(Mutex<Option<Record>>, Condvar)>,
 }
 
@@ -143,13 +145,11 @@ impl Upstream {
             gate: Gate::default(),
             stopped: Arc::default(),
             requests: Arc::default(),
-            connections: Arc::default(),
             record: Arc::default(),
         };
         let mut scripts: std::collections::VecDeque<_> = scripts.into_iter().collect();
         let (gate, stopped) = (upstream.gate.clone(), Arc::clone(&upstream.stopped));
         let requests = Arc::clone(&upstream.requests);
-        let connections = Arc::clone(&upstream.connections);
         let record = Arc::clone(&upstream.record);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -157,7 +157,6 @@ impl Upstream {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                *connections.lock().unwrap() += 1;
                 let script = scripts.pop_front();
                 let story = Story {
                     stream,
@@ -204,9 +203,9 @@ impl Upstream {
         record.clone().unwrap()
     }
 
-    /// How many connections were accepted.
-    pub fn connections(&self) -> usize {
-        *self.connections.lock().unwrap()
+    /// How many bytes [`Step::WriteUntilStuck`] got rid of.
+    pub fn taken(&self) -> usize {
+        String::from_utf8(self.record().bytes).unwrap().parse().unwrap()
     }
 }
 
@@ -248,6 +247,7 @@ impl Story {
                     let _ = self.stream.write_all(&bytes);
                 }
                 Step::WriteForever(bytes) => while self.stream.write_all(&bytes).is_ok() {},
+                Step::WriteUntilStuck(bytes) => self.write_until_stuck(&bytes),
                 Step::UntilClientSawHead => self.gate.wait(),
                 Step::Fin => {
                     // Unread bytes would turn the close into a RST.
@@ -266,11 +266,24 @@ impl Story {
         }
     }
 
+    fn write_until_stuck(&mut self, bytes: &[u8]) {
+        self.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut taken = 0;
+        while let Ok(count) = self.stream.write(bytes) {
+            taken += count;
+        }
+        self.keep(Record { bytes: taken.to_string().into_bytes(), reset: false });
+    }
+
+    fn keep(&mut self, record: Record) {
+        *self.record.0.lock().unwrap() = Some(record);
+        self.record.1.notify_all();
+    }
+
     fn record(&mut self) {
         let mut bytes = Vec::new();
         let ended = self.stream.read_to_end(&mut bytes);
-        *self.record.0.lock().unwrap() = Some(Record { bytes, reset: ended.is_err() });
-        self.record.1.notify_all();
+        self.keep(Record { bytes, reset: ended.is_err() });
     }
 
     /// Reads a request head; `None` when the other side closes instead.

@@ -60,11 +60,6 @@ impl Seawall {
         self.running.addresses()[0]
     }
 
-    /// The running server.
-    pub fn running(&self) -> &Running {
-        &self.running
-    }
-
     /// All metrics as Prometheus would read them.
     pub fn metrics(&self) -> String {
         String::from_utf8(self.running.metrics().encode()).unwrap()
