@@ -293,12 +293,16 @@ where
     fn take_from_upstream(&mut self, data: &[u8], cx: &mut Context<'_>) -> usize {
         // `run..at` passes as it is and has not been written yet.
         let (mut run, mut at) = (0, 0);
+        // After a Close nothing passes any more, but the upstream's own Close is still awaited.
+        let muted = self.client_side.close_sent;
         loop {
-            if self.client_side.close_sent || self.upstream_side.close_received {
-                // Nothing follows a Close.
+            if self.upstream_side.close_received || (self.client_side.close_sent && !muted) {
                 at = data.len();
                 run = at;
                 break;
+            }
+            if muted {
+                run = at;
             }
             let rest = data.get(at..).unwrap_or_default();
             let run_bytes = data.get(run..at).unwrap_or_default();
@@ -317,7 +321,9 @@ where
                 }
                 Step::Fragment(skip, header, count) => {
                     self.to_client.push(run_bytes);
-                    self.to_client.push_header(&header);
+                    if !muted {
+                        self.to_client.push_header(&header);
+                    }
                     run = at + skip;
                     at = run + count;
                 }
@@ -339,7 +345,7 @@ where
             }
         }
         let (messages, bytes) = self.from_upstream.count();
-        if messages > 0 || bytes > 0 {
+        if !muted && (messages > 0 || bytes > 0) {
             self.outcome.to_client.messages += messages;
             self.outcome.to_client.bytes += bytes;
             self.observer.relayed(Direction::ToClient, messages, bytes);
@@ -402,11 +408,15 @@ where
     /// Walks what has come from the client; gives how much of it is dealt with.
     fn take_from_client(&mut self, data: &[u8], cx: &mut Context<'_>) -> usize {
         let (mut run, mut at) = (0, 0);
+        let muted = self.upstream_side.close_sent;
         loop {
             if self.client_side.close_received {
                 at = data.len();
                 run = at;
                 break;
+            }
+            if muted {
+                run = at;
             }
             let rest = data.get(at..).unwrap_or_default();
             let run_bytes = data.get(run..at).unwrap_or_default();
@@ -442,7 +452,7 @@ where
             }
         }
         let (messages, bytes) = self.from_client.count();
-        if messages > 0 || bytes > 0 {
+        if !muted && (messages > 0 || bytes > 0) {
             self.outcome.to_upstream.messages += messages;
             self.outcome.to_upstream.bytes += bytes;
             self.observer.relayed(Direction::ToUpstream, messages, bytes);
@@ -658,9 +668,11 @@ where
             self.timer.as_mut().reset(since + self.settings.close_timeout);
             return Poll::Ready(());
         }
-        self.check_client(now);
+        // A side whose words nobody takes is not read: its silence means nothing.
+        let heard = [self.to_upstream.is_empty(), self.to_client.is_empty()];
+        self.check_client(now, heard[0]);
         if self.closing_since.is_none() {
-            self.check_upstream(now);
+            self.check_upstream(now, heard[1]);
         }
         if self.closing_since.is_none() {
             let next = self.next_check(now);
@@ -669,12 +681,11 @@ where
         Poll::Ready(())
     }
 
-    fn check_client(&mut self, now: Instant) {
+    fn check_client(&mut self, now: Instant, heard: bool) {
         if self.to_client.is_blocked_for(self.settings.write_timeout, now) {
             return self.client_gone();
         }
-        if !self.to_upstream.is_empty() {
-            // Not read at the moment: its silence means nothing.
+        if !heard {
             return;
         }
         match self.client_side.liveness(now, self.settings) {
@@ -688,13 +699,13 @@ where
         }
     }
 
-    fn check_upstream(&mut self, now: Instant) {
+    fn check_upstream(&mut self, now: Instant, heard: bool) {
         if self.to_upstream.is_blocked_for(self.settings.write_timeout, now) {
             self.upstream_side.is_over = true;
             self.abort_upstream = true;
             return self.upstream_failed(Kind::ConnectionWriteTimeout, None);
         }
-        if !self.to_client.is_empty() {
+        if !heard {
             return;
         }
         match self.upstream_side.liveness(now, self.settings) {
