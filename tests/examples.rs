@@ -14,6 +14,7 @@ fn examples() -> Vec<PathBuf> {
     let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut found: Vec<_> =
         paths.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    found.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/container.yaml"));
     found.sort();
     found
 }
