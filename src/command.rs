@@ -178,9 +178,15 @@ fn serve(config: Config) -> ExitCode {
 async fn terminated() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    // Its default is to end the process without a drain, which nobody who sends it means.
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP changes nothing: a new configuration needs a restart");
+            }
+        }
     }
-    Ok(())
 }

@@ -51,7 +51,7 @@ RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps
 
 if cargo deny --version >/dev/null 2>&1 && [ -f .deny.toml ]; then
   begin "cargo deny"
-  cargo deny --log-level error check --config .deny.toml
+  cargo deny --log-level error check
 fi
 
 begin "release build"

@@ -18,6 +18,8 @@ pub enum ClientFailure {
     Misdirected,
     /// No route serves this path.
     NoRoute,
+    /// Extended CONNECT for a protocol that is not a WebSocket (RFC 9220 §3).
+    UnsupportedProtocol,
     /// The client closed or reset before its answer was complete.
     Gone,
     /// A WebSocket client broke RFC 6455.
@@ -36,6 +38,7 @@ impl ClientFailure {
         ClientFailure::FieldsTooLarge,
         ClientFailure::Misdirected,
         ClientFailure::NoRoute,
+        ClientFailure::UnsupportedProtocol,
         ClientFailure::Gone,
         ClientFailure::WebsocketProtocolError,
         ClientFailure::WebsocketMessageTooBig,
@@ -52,6 +55,7 @@ impl ClientFailure {
             ClientFailure::FieldsTooLarge => "header_fields_too_large",
             ClientFailure::Misdirected => "misdirected_request",
             ClientFailure::NoRoute => "no_route",
+            ClientFailure::UnsupportedProtocol => "unsupported_protocol",
             ClientFailure::Gone => "client_gone",
             ClientFailure::WebsocketProtocolError => "websocket_protocol_error",
             ClientFailure::WebsocketMessageTooBig => "websocket_message_too_big",
@@ -70,6 +74,7 @@ impl ClientFailure {
             ClientFailure::FieldsTooLarge => Some(431),
             ClientFailure::Misdirected => Some(421),
             ClientFailure::NoRoute => Some(404),
+            ClientFailure::UnsupportedProtocol => Some(501),
             ClientFailure::Gone
             | ClientFailure::WebsocketProtocolError
             | ClientFailure::WebsocketMessageTooBig => None,

@@ -47,6 +47,7 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::request_id::{RequestId, RequestIds};
 use crate::upstream::Upstream;
 use crate::upstream::http1::head::Framing;
+use crate::websocket::handshake;
 use crate::websocket::relay::Scratch;
 
 /// Everything that one worker's requests share.
@@ -142,8 +143,11 @@ pub async fn handle(
         Ok(found) => found,
         Err(failure) => return refuse_unrouted(&worker, &client, &parts, body, failure, &id).await,
     };
-    let offer =
-        crate::websocket::handshake::client_offer(&parts.method, parts.version, &parts.headers);
+    let offer = if is_extended_connect(&parts) {
+        Some(handshake::extended_offer(&parts.headers))
+    } else {
+        handshake::client_offer(&parts.method, parts.version, &parts.headers)
+    };
     let held = Held::new(Subject {
         worker: Rc::clone(&worker),
         route: Rc::clone(&route),
@@ -175,6 +179,7 @@ pub async fn handle(
             request_id: id.as_str(),
             framing,
             upgrade: offer.is_some(),
+            websocket_key: offer.as_ref().and_then(|offer| offer.key.as_deref()),
         },
         expects_continue: request::expects_continue(&parts),
     };
@@ -200,14 +205,27 @@ pub async fn handle(
     }
 }
 
+/// Whether this asks for a WebSocket over HTTP/2 (RFC 8441 §4).
+fn is_extended_connect(parts: &http::request::Parts) -> bool {
+    parts.method == Method::CONNECT
+        && parts
+            .extensions
+            .get::<hyper::ext::Protocol>()
+            .is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
 fn find_route<'p>(
     worker: &Worker,
     parts: &'p http::request::Parts,
 ) -> Result<(Rc<Route>, &'p str), ClientFailure> {
     let host = request::host(parts)?;
-    // A tunnel to anywhere is not what a reverse proxy is for.
-    if parts.method == Method::CONNECT {
-        return Err(ClientFailure::BadRequest);
+    if parts.method == Method::CONNECT && !is_extended_connect(parts) {
+        // RFC 9220 §3 for other protocols; a tunnel to anywhere is not what a reverse proxy is for.
+        let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();
+        return Err(match extended {
+            true => ClientFailure::UnsupportedProtocol,
+            false => ClientFailure::BadRequest,
+        });
     }
     let index = worker.router.find(host, parts.uri.path()).map_err(|error| match error {
         NoRoute::Host => ClientFailure::Misdirected,

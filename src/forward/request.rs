@@ -88,12 +88,16 @@ pub struct Extra<'r> {
     pub framing: Framing,
     /// Ask for a WebSocket (RFC 6455 §4.1).
     pub upgrade: bool,
+    /// The key to ask with, where the client's handshake has none: an extended CONNECT (RFC 8441)
+    /// becomes a GET.
+    pub websocket_key: Option<&'r str>,
 }
 
 /// Writes the head for the upstream.
 pub fn head(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(1024);
-    out.extend_from_slice(parts.method.as_str().as_bytes());
+    let method = if extra.websocket_key.is_some() { &Method::GET } else { &parts.method };
+    out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     out.extend_from_slice(if target.is_empty() { b"/" } else { target.as_bytes() });
@@ -167,6 +171,9 @@ fn cookies(out: &mut BytesMut, fields: &HeaderMap) {
 fn connection(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
     if extra.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        if let Some(key) = extra.websocket_key {
+            extend_field(out, b"sec-websocket-key", key.as_bytes());
+        }
         return;
     }
     // RFC 9110 §10.1.4: TE is for this hop; trailers can be promised again, because they pass.
@@ -311,6 +318,7 @@ mod tests {
             request_id: "id-1",
             framing,
             upgrade: false,
+            websocket_key: None,
         };
         String::from_utf8(head(parts, &extra).to_vec()).unwrap()
     }
@@ -397,6 +405,7 @@ mod tests {
             request_id: "i",
             framing: Framing::Empty,
             upgrade: false,
+            websocket_key: None,
         };
         let written = String::from_utf8(head(&parts, &extra).to_vec()).unwrap();
         assert!(written.contains("forwarded: for=\"[2001:db8::1]\";host=\"h\";proto=https\r\n"));

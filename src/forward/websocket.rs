@@ -9,6 +9,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -67,8 +68,16 @@ pub async fn respond(
         }
     };
     let mut response = Response::new(Content::empty());
-    *response.status_mut() = status;
     *response.headers_mut() = head.fields;
+    // RFC 8441 §5: over HTTP/2 the answer is a 200, and there is no key to accept.
+    let translated = offer.key.is_some();
+    let status = if translated { StatusCode::OK } else { status };
+    *response.status_mut() = status;
+    if translated {
+        for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+            response.headers_mut().remove(name);
+        }
+    }
     response::add_fields(response.headers_mut(), &held);
     if let Some(session) = held.commit(status.as_u16()).upgrade() {
         client.upgraded.replace(Some(Upgraded {

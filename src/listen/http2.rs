@@ -7,16 +7,21 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::{Method, Request};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::timeout;
 
 use super::drain::Drain;
 use super::io::{ClientIo, Limits, Transport};
+use crate::failure::ClientFailure;
 use crate::forward::client::Client;
 use crate::forward::request::Peer;
-use crate::forward::{Worker, handle};
+use crate::forward::{Worker, handle, websocket};
 
 /// Runs a connection's streams on the connection's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +34,32 @@ where
     fn execute(&self, future: F) {
         tokio::task::spawn_local(async move {
             future.await;
+        });
+    }
+}
+
+/// The stream of an extended CONNECT (RFC 8441), until it is known whether it becomes a WebSocket.
+struct Tunnel {
+    stream: OnUpgrade,
+    client: Rc<Client>,
+    worker: Rc<Worker>,
+    drain: Drain,
+}
+
+impl Tunnel {
+    /// Relays the WebSocket that the answer has opened, if it has.
+    fn open(self) {
+        let Some(upgraded) = self.client.upgraded.take() else { return };
+        tokio::task::spawn_local(async move {
+            let limit = self.worker.clients.handshake_timeout;
+            match timeout(limit, self.stream).await {
+                Ok(Ok(stream)) => {
+                    let mut stream = TokioIo::new(stream);
+                    websocket::run(upgraded, &mut stream, Bytes::new(), self.drain.begun()).await;
+                }
+                // The client reset the stream while its answer was on the way.
+                Ok(Err(_)) | Err(_) => self.worker.metrics.client(ClientFailure::Gone),
+            }
         });
     }
 }
@@ -49,13 +80,29 @@ pub async fn serve(
         Rc::clone(&client),
         Limits { write: limits.write_timeout, head: None },
     );
-    let service_worker = Rc::clone(worker);
-    let service = service_fn(move |request| {
-        let answer = handle(Rc::clone(&service_worker), Rc::clone(&client), request);
-        async { Ok::<_, Infallible>(answer.await) }
+    let (service_worker, service_drain) = (Rc::clone(worker), drain.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let worker = Rc::clone(&service_worker);
+        let tunnel = (request.method() == Method::CONNECT).then(|| Tunnel {
+            stream: hyper::upgrade::on(&mut request),
+            // A WebSocket takes its own stream over, not the connection.
+            client: Rc::new(Client::new(client.peer.clone())),
+            worker: Rc::clone(&worker),
+            drain: service_drain.clone(),
+        });
+        let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
+        let answer = handle(worker, client, request);
+        async {
+            let response = answer.await;
+            if let Some(tunnel) = tunnel {
+                tunnel.open();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http2::Builder::new(Here);
     builder
+        .enable_connect_protocol()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))

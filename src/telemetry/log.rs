@@ -3,7 +3,7 @@
 //! Lines go to stderr. A stderr that is closed or full costs lines, never a request: what cannot be
 //! written is dropped and counted nowhere, because there is nowhere left to say it.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -16,9 +16,11 @@ use crate::failure::{Failure, Kind, Outcome, Protocol};
 pub fn init(settings: &Log) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr);
+    // Colours are for people who look, not for files.
+    let colours = io::stderr().is_terminal();
     let _ = match settings.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Human => builder.with_target(false).try_init(),
+        LogFormat::Human => builder.with_target(false).with_ansi(colours).try_init(),
     };
 }
 

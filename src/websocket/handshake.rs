@@ -6,6 +6,7 @@ use http::header::{
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderValue, Method, StatusCode, Version};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::failure::ClientFailure;
@@ -13,6 +14,9 @@ use crate::failure::ClientFailure;
 /// What a client offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
+    /// The key for the upstream, if the client's handshake has none: over HTTP/2 there is no need
+    /// for one (RFC 8441 §5).
+    pub key: Option<String>,
     accept: String,
     protocols: Vec<String>,
     extensions: Vec<String>,
@@ -79,14 +83,35 @@ pub fn client_offer(
         (&Method::GET, Some(key), Some(version))
             if key.len() == 24 && version.as_bytes() == b"13" =>
         {
-            Ok(Offer {
-                accept: derive_accept_key(key.as_bytes()),
-                protocols: list(fields, &SEC_WEBSOCKET_PROTOCOL),
-                extensions: extensions(fields),
-            })
+            Ok(Offer::new(key.as_bytes(), None, fields))
         }
         _ => Err(ClientFailure::BadRequest),
     })
+}
+
+/// The offer of an extended CONNECT (RFC 8441 §5). The upstream is asked with a key of ours.
+///
+/// # Errors
+/// If the client speaks another version of the protocol than RFC 6455's.
+pub fn extended_offer(fields: &HeaderMap) -> Result<Offer, ClientFailure> {
+    match only(fields, &SEC_WEBSOCKET_VERSION) {
+        Some(version) if version.as_bytes() == b"13" => {
+            let key = generate_key();
+            Ok(Offer::new(key.as_bytes(), Some(key.clone()), fields))
+        }
+        _ => Err(ClientFailure::BadRequest),
+    }
+}
+
+impl Offer {
+    fn new(key: &[u8], own: Option<String>, fields: &HeaderMap) -> Self {
+        Offer {
+            key: own,
+            accept: derive_accept_key(key),
+            protocols: list(fields, &SEC_WEBSOCKET_PROTOCOL),
+            extensions: extensions(fields),
+        }
+    }
 }
 
 /// Checks the upstream's answer (RFC 6455 §4.1).

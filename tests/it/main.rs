@@ -12,6 +12,7 @@
 )]
 
 mod again;
+mod extended_connect;
 mod faults;
 mod healthy;
 mod support;

@@ -129,3 +129,24 @@ def test_a_browser_sees_1011_500_and_a_broken_fetch(processes, events, port, sea
     browser.open(seawall.url("/page"))
     browser.run("listen()")
     until(lambda: browser.run("return window.messages.length") == 20, "the reconnected page has every message")
+
+
+def test_a_browser_opens_its_websocket_over_http2(certificate, processes, events, port, start_seawall, browser):
+    """RFC 8441: the page's connection speaks HTTP/2, and the WebSocket is one more stream of it."""
+    server = uvicorn(processes, events, port)
+    own, (chain, key) = free_port(), certificate
+    tls = f', {{ address: "127.0.0.1:{own}", tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }} }}'
+    seawall = start_seawall(port, listeners_more=tls, more="log: { access: true }")
+    browser.open(f"https://127.0.0.1:{own}/page")
+    assert browser.run("return performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
+    browser.run("listen()")
+    events.wait("sent")
+    opened = [json.loads(line) for line in seawall.process.text().splitlines() if "/messages" in line]
+    assert [(line["method"], line["version"], line["status"]) for line in opened] == [("CONNECT", "HTTP/2.0", 200)]
+    server.kill()
+    closed = browser.wait("return window.ended", "the browser's WebSocket is closed")
+    assert (closed["code"], closed["wasClean"]) == (1011, True)
+    assert browser.run("return window.messages") == [f"page:{number}" for number in range(20)]
+    uvicorn(processes, events, port)
+    answer = browser.wait("return (await fetch('/page')).status", "the connection goes on")
+    assert answer == 200

@@ -105,6 +105,7 @@ const fn client_title(failure: ClientFailure) -> &'static str {
         ClientFailure::FieldsTooLarge => "The request's header fields are too large.",
         ClientFailure::Misdirected => "This host is not served here.",
         ClientFailure::NoRoute => "Nothing is served at this address.",
+        ClientFailure::UnsupportedProtocol => "This protocol is not served here.",
         ClientFailure::Gone => "The client closed the connection.",
         ClientFailure::WebsocketProtocolError => "The WebSocket protocol was violated.",
         ClientFailure::WebsocketMessageTooBig => "The WebSocket message is too big.",

@@ -22,6 +22,8 @@ pub const WELL: &str = "all is well";
 pub enum Step {
     /// Reads a request head.
     ReadHead,
+    /// Accepts the WebSocket handshake that was read last, with these further fields.
+    Accept(&'static str),
     /// Reads so many bytes of content.
     ReadContent(usize),
     /// Writes these bytes.
@@ -64,6 +66,11 @@ impl Script {
     /// Writes these bytes.
     pub fn write(self, bytes: impl AsRef<[u8]>) -> Self {
         self.then(Step::Write(bytes.as_ref().to_vec()))
+    }
+
+    /// Accepts a handshake whose key the script has to look at, with these further fields.
+    pub fn write_accepting(self, fields: &'static str) -> Self {
+        self.then(Step::Accept(fields))
     }
 
     /// Closes with a FIN.
@@ -194,6 +201,11 @@ impl Upstream {
         requests.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect()
     }
 
+    /// What [`Step::Record`] received, if it has ended.
+    pub fn recorded(&self) -> Option<Record> {
+        self.record.0.lock().unwrap().clone()
+    }
+
     /// What [`Step::Record`] received; waits for its end.
     pub fn record(&self) -> Record {
         let record = self.record.0.lock().unwrap();
@@ -241,6 +253,11 @@ impl Story {
                     if self.stream.read_exact(&mut content).is_err() {
                         return;
                     }
+                }
+                Step::Accept(fields) => {
+                    let head = self.requests.lock().unwrap().last().cloned().unwrap_or_default();
+                    let answer = super::websocket::accepting(&head, fields);
+                    let _ = self.stream.write_all(answer.as_bytes());
                 }
                 Step::Write(bytes) => {
                     // Whoever has seen enough may close before the end.

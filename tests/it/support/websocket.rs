@@ -24,16 +24,30 @@ pub const RSV1: u8 = 0x40;
 
 /// The 101 that answers [`KEY`], with these further fields.
 pub fn accepted(fields: &str) -> String {
+    answer(KEY, fields)
+}
+
+/// The 101 that answers this handshake, whatever its key.
+pub fn accepting(head: &[u8], fields: &str) -> String {
+    let head = String::from_utf8_lossy(head);
+    let key = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim())
+    });
+    answer(key.expect("a handshake has a key"), fields)
+}
+
+fn answer(key: &str, fields: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Accept: {}\r\n{fields}\r\n",
-        derive_accept_key(KEY.as_bytes())
+        derive_accept_key(key.as_bytes())
     )
 }
 
 /// A script that has accepted the handshake.
 pub fn open() -> Script {
-    Script::read_head().write(accepted(""))
+    Script::read_head().write_accepting("")
 }
 
 /// A header as a server writes it: first byte, then the length.

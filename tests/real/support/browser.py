@@ -17,6 +17,8 @@ _ARGUMENTS = (
     "--disable-quic",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    # The tests make their own certificates.
+    "--ignore-certificate-errors",
     # Nothing of the browser's own may go to the network.
     "--disable-background-networking",
     "--disable-component-update",
