@@ -10,7 +10,7 @@ idle   A new proxy, one warm-up WebSocket, then --sessions idle ones. Memory is 
        proxy's processes from /proc, before, at once after, and --idle seconds later (seawall has pinged each side by
        then); what the kernel holds for the sockets is the same for all and not in it.
 relay  A fixed number of messages; user + system time of the proxy per message (ping-pong: per message and its
-       answer). What the client received is counted: a message or byte too few or too many ends the run.
+       answer), and its instructions, if perf(1) may count them: they drift less. What the client received is counted: a message or byte too few or too many ends the run.
 crash  A new proxy, --sessions idle WebSockets, then SIGKILL to the upstream: how each client's WebSocket ended, the
        seconds to the last one, and the highest resident size the proxy had.
 
@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -149,6 +150,27 @@ class Load:
         self.child.stdin.flush()
 
 
+class Instructions:
+    """Counts the instructions of a proxy, in its own code and in the kernel; nothing where perf is not allowed."""
+
+    def __init__(self, proxy):
+        self.child = None
+        if tool("perf"):
+            argv = [tool("perf"), "stat", "-x,", "-e", "instructions:u,instructions:k"]
+            argv += ["-p", ",".join(map(str, proxy.pids()))]
+            self.child = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+            # It has no way to say that it counts.
+            time.sleep(0.3)
+
+    def stop(self):
+        """(own, kernel), or None."""
+        if not self.child:
+            return None
+        self.child.send_signal(signal.SIGINT)
+        counts = [line.split(",")[0] for line in self.child.communicate()[1].splitlines() if "instructions" in line]
+        return tuple(map(int, counts)) if len(counts) == 2 and all(map(str.isdigit, counts)) else None
+
+
 class Stage:
     """Starts upstreams and proxies, and stops all of them at the end."""
 
@@ -247,15 +269,19 @@ def relay(stage):
     proxies = {name: stage.proxy(name, upstream) for name in stage.peers}
     chosen = {case: how for case, how in CASES.items() if arguments.case in case}
     results = {case: {name: [] for name in proxies} for case in chosen}
+    counted = {case: {name: [] for name in proxies} for case in chosen}
     for case, (command, connections, count, *rest) in chosen.items():
         for number, name in stage.interleaved(arguments.rounds):
             with Load(command, proxies[name], connections, count, *rest) as load:
                 load.line()
-                before = proxies[name].cpu_seconds()
+                before, counter = proxies[name].cpu_seconds(), Instructions(proxies[name])
                 load.tell("go")
                 done = load.line()
+                instructions = counter.stop()
                 cpu = (proxies[name].cpu_seconds() - before) / done["messages"] * 1e6
             results[case][name].append(cpu)
+            if instructions:
+                counted[case][name].append([each / done["messages"] for each in instructions])
             say(f"{case} {number + 1}  {name:8} {cpu:7.3f} µs, {done['messages'] / done['seconds']:,.0f}/s")
     stage.stop(*proxies.values(), upstream)
     names = list(stage.peers.values())
@@ -266,6 +292,16 @@ def relay(stage):
         ratio = statistics.median(own / other for own, other in zip(by_name["seawall"], by_name[best], strict=True))
         cells = [f"{digits(statistics.median(all_))} ({digits(min(all_))}–{digits(max(all_))})" for all_ in by_name.values()]
         yield f"| {case} | {' | '.join(cells)} | {ratio:.2f} |"
+    if not all(rounds for by_name in counted.values() for rounds in by_name.values()):
+        return
+    yield ""
+    yield f"| instructions per message: own + kernel, medians | {' | '.join(names)} | seawall ÷ best peer, sum |"
+    yield "| --- |" + " --- |" * (len(names) + 1)
+    for case, by_name in counted.items():
+        medians = {name: [statistics.median(part) for part in zip(*rounds)] for name, rounds in by_name.items()}
+        best = min(sum(parts) for name, parts in medians.items() if name != "seawall")
+        cells = [" + ".join(f"{part:,.0f}" for part in parts) for parts in medians.values()]
+        yield f"| {case} | {' | '.join(cells)} | {sum(medians['seawall']) / best:.2f} |"
 
 
 def digits(number):
