@@ -151,8 +151,11 @@ impl Committed {
 
     /// The WebSocket that this 101 opens: its request is over, the session begins.
     pub fn upgrade(mut self) -> Option<Session> {
-        let subject = self.subject.take()?;
+        let mut subject = self.subject.take()?;
         ended(&subject, self.status);
+        // A session is long, and slices of the request's head keep the buffer that it was read into.
+        subject.uri = Uri::try_from(subject.uri.path().to_owned()).unwrap_or_default();
+        subject.accept = None;
         Some(Session { subject })
     }
 }

@@ -24,6 +24,7 @@ use crate::failure::render::CloseFrame;
 use crate::failure::{ClientFailure, Failure, Kind, Phase};
 use crate::telemetry::log::WebsocketLine;
 use crate::upstream::EndpointIndex;
+use crate::upstream::deadline::Deadline;
 use crate::upstream::pool::Connection;
 use crate::websocket::handshake::{self, Agreed, Offer};
 use crate::websocket::relay::{self, Direction, Observer, Opening, Terms};
@@ -93,22 +94,28 @@ pub async fn respond(
 
 /// Relays the WebSocket until it is over. `early` is what the client had sent behind its handshake.
 pub async fn run<C>(
-    upgraded: Upgraded,
+    upgraded: &mut Upgraded,
     client: &mut C,
     early: Bytes,
     drain: impl Future<Output = ()>,
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let Upgraded { mut connection, agreed, session, route, endpoint } = upgraded;
+    let Upgraded { connection, agreed, session, route, endpoint } = upgraded;
     let metrics = route.upstream.metrics().websocket();
     metrics.opened();
     let started = Instant::now();
-    let opening =
-        Opening { from_client: early, from_upstream: std::mem::take(&mut connection.buf).freeze() };
-    let watch = Watch { session: &session, route: &route, endpoint };
+    // Copies, because a slice, even an empty one, keeps the 8 KiB alive that it was read into.
+    let opening = Opening {
+        from_client: Bytes::copy_from_slice(&early),
+        from_upstream: Bytes::copy_from_slice(&std::mem::take(&mut connection.buf)),
+    };
+    drop(early);
+    connection.deadline = Deadline::new();
+    let watch = Watch { session, route, endpoint: *endpoint };
     let worker = &session.subject().worker;
-    let terms = Terms { opening, agreed, settings: &worker.websocket, scratch: &worker.scratch };
+    let terms =
+        Terms { opening, agreed: *agreed, settings: &worker.websocket, scratch: &worker.scratch };
     let report = relay::relay(client, &mut connection.stream, terms, &watch, drain).await;
     let elapsed = started.elapsed();
     metrics.closed(&report.summary, elapsed);

@@ -133,7 +133,7 @@ async fn connection(
     let (mut transport, scheme) = match tls {
         None => (Transport::Tcp(tcp), "http"),
         Some(TlsAcceptorDebug(acceptor)) => {
-            let session = timeout(limit, acceptor.accept(tcp)).await??;
+            let session = Box::pin(timeout(limit, acceptor.accept(tcp))).await??;
             (Transport::Tls(Box::new(session)), "https")
         }
     };
@@ -146,8 +146,16 @@ async fn connection(
     let Some((spoken, early)) = detected? else { return Ok(()) };
     let peer = worker.peer(address.ip(), scheme);
     match spoken {
-        Spoken::Http1 => http1::serve(worker, transport, early.freeze(), peer, drain).await,
-        Spoken::Http2 => http2::serve(worker, transport, early.freeze(), peer, drain).await,
+        // Boxed, so that a WebSocket does not occupy for its life what HTTP needed before it.
+        Spoken::Http1 => {
+            let http = http1::serve(worker, transport, early.freeze(), peer, drain.clone());
+            if let Some(switched) = Box::pin(http).await.map(Box::new) {
+                Box::pin(http1::relay(switched, drain)).await;
+            }
+        }
+        Spoken::Http2 => {
+            Box::pin(http2::serve(worker, transport, early.freeze(), peer, drain)).await;
+        }
     }
     Ok(())
 }

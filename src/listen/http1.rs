@@ -26,7 +26,8 @@ use super::io::{ClientIo, Limits, Transport};
 use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
 use crate::forward::request::Peer;
-use crate::forward::{Worker, handle, websocket};
+use crate::forward::websocket::{self, Upgraded};
+use crate::forward::{Worker, handle};
 
 /// How long a client may go on sending after its answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -42,7 +43,7 @@ pub async fn serve(
     early: Bytes,
     peer: Peer,
     drain: Drain,
-) {
+) -> Option<Switched> {
     let client = Rc::new(Client::new(peer));
     let limits = &worker.clients;
     let io = ClientIo::new(
@@ -77,13 +78,13 @@ pub async fn serve(
 
     if client.reset.get() {
         io.reset();
-        return;
+        return None;
     }
     let upgraded = client.upgraded.take();
     match (ended, upgraded) {
         (Ok(()), Some(upgraded)) => {
             io.upgrade();
-            websocket::run(upgraded, &mut io, parts.read_buf, drain.begun()).await;
+            return Some(Switched { upgraded, io, early: parts.read_buf });
         }
         (Ok(()), None) => close(io, client.linger.get()).await,
         (Err(error), _) => {
@@ -99,6 +100,21 @@ pub async fn serve(
             close(io, failure.is_some() || client.linger.get()).await;
         }
     }
+    None
+}
+
+/// A connection that has left HTTP.
+#[derive(Debug)]
+pub struct Switched {
+    upgraded: Upgraded,
+    io: ClientIo,
+    early: Bytes,
+}
+
+/// Relays the WebSocket to its end.
+pub async fn relay(mut switched: Box<Switched>, drain: Drain) {
+    let Switched { upgraded, io, early } = &mut *switched;
+    websocket::run(upgraded, io, std::mem::take(early), drain.begun()).await;
 }
 
 /// Ends the connection. A client that is still sending is read from for a while: closing over

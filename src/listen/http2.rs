@@ -55,7 +55,9 @@ impl Tunnel {
             match timeout(limit, self.stream).await {
                 Ok(Ok(stream)) => {
                     let mut stream = TokioIo::new(stream);
-                    websocket::run(upgraded, &mut stream, Bytes::new(), self.drain.begun()).await;
+                    let mut upgraded = Box::new(upgraded);
+                    websocket::run(&mut upgraded, &mut stream, Bytes::new(), self.drain.begun())
+                        .await;
                 }
                 // The client reset the stream while its answer was on the way.
                 Ok(Err(_)) | Err(_) => self.worker.metrics.client(ClientFailure::Gone),

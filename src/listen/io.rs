@@ -99,6 +99,7 @@ impl ClientIo {
     /// From now on the bytes are not HTTP: no head is waited for.
     pub fn upgrade(&mut self) {
         self.limits.head = None;
+        self.head = Deadline::new();
     }
 
     /// Bounds how long the head of a request may take, from the end of the last response on.

@@ -25,7 +25,8 @@ where
 
 async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
     stream.shutdown().await?;
-    let mut sink = [0_u8; 1024];
+    // On the heap, because this future is part of every open WebSocket's.
+    let mut sink = vec![0_u8; 1024];
     while stream.read(&mut sink).await? > 0 {}
     Ok(())
 }
