@@ -142,7 +142,7 @@ impl Default for Timeouts {
 /// How much may be open to an upstream, and how large its answers may be.
 #[derive(Clone, Debug)]
 pub struct UpstreamLimits {
-    /// Open connections over all workers. Default 1024.
+    /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
     /// Idle connections kept per worker and endpoint. Default 128.
     pub idle_connections: usize,
@@ -158,6 +158,10 @@ pub struct UpstreamLimits {
     pub trailer_bytes: usize,
     /// Interim (1xx) responses before the final one. Default 32.
     pub interim_responses: usize,
+    /// Open WebSockets over all workers. Default 65,536.
+    pub websockets: usize,
+    /// WebSocket handshakes a second over all workers; 0 is no limit (the default).
+    pub handshakes: u32,
 }
 
 impl Default for UpstreamLimits {
@@ -171,6 +175,8 @@ impl Default for UpstreamLimits {
             body_bytes: None,
             trailer_bytes: 16 * 1024,
             interim_responses: 32,
+            websockets: 65_536,
+            handshakes: 0,
         }
     }
 }
@@ -271,6 +277,13 @@ pub struct WebSocket {
     /// Frames up to this many payload bytes reach the client whole; longer ones as a series of
     /// fragments. Default 64 KiB.
     pub hold: usize,
+    /// A WebSocket that carries no message for so long is closed; zero is never (the default).
+    pub idle_timeout: Duration,
+    /// When an upstream fails, the Closes of its WebSockets are spread over this time. Default 0.
+    pub loss_spread: Duration,
+    /// When seawall drains, its Closes are spread over this time. Default: four fifths of the drain
+    /// time, so that the last client has time to answer.
+    pub drain_spread: Duration,
 }
 
 impl Default for WebSocket {
@@ -282,6 +295,9 @@ impl Default for WebSocket {
             write_timeout: Duration::from_secs(30),
             max_frame: 16 * 1024 * 1024,
             hold: 64 * 1024,
+            idle_timeout: Duration::ZERO,
+            loss_spread: Duration::ZERO,
+            drain_spread: Duration::ZERO,
         }
     }
 }

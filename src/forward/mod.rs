@@ -163,6 +163,10 @@ pub async fn handle(
         Ok(offer) => offer,
         Err(failure) => return held.refuse(failure),
     };
+    let place = match offer.as_ref().map(|_| route.upstream.admit()).transpose() {
+        Ok(place) => place,
+        Err(refused) => return held.overloaded(refused.retry_after_secs),
+    };
     let framing = request::framing(&parts, body.size_hint().exact());
     if let (Framing::Length(length), Some(limit)) = (framing, route.settings.request_body_bytes)
         && length > limit
@@ -200,7 +204,10 @@ pub async fn handle(
         }
     };
     match offer {
-        Some(offer) => websocket::respond(held, &client, answered, &route, &offer, busy).await,
+        Some(offer) => {
+            let asked = websocket::Asked { offer, place };
+            websocket::respond(held, &client, answered, &route, asked, busy).await
+        }
         None => response::respond(held, &client, answered, &route, busy).await,
     }
 }

@@ -103,6 +103,14 @@ impl Held {
         reply(&subject, answer)
     }
 
+    /// There is no room for this request now: 503, nobody's failure but ours.
+    pub fn overloaded(mut self, retry_after_secs: u64) -> Response<Content> {
+        let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
+        let accept = accept(&subject);
+        let answer = render::overload(subject.id.as_str(), accept.as_deref(), retry_after_secs);
+        reply(&subject, answer)
+    }
+
     /// An attempt failed and a later one succeeded: the client sees nothing of it.
     pub fn recovered(&self, failure: Failure) {
         if let Some(subject) = self.subject() {

@@ -24,6 +24,7 @@ use crate::failure::render::CloseFrame;
 use crate::failure::{ClientFailure, Failure, Kind, Phase};
 use crate::telemetry::log::WebsocketLine;
 use crate::upstream::EndpointIndex;
+use crate::upstream::admission::Place;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::pool::Connection;
 use crate::websocket::handshake::{self, Agreed, Offer};
@@ -37,6 +38,16 @@ pub struct Upgraded {
     session: Session,
     route: Rc<Route>,
     endpoint: EndpointIndex,
+    _place: Option<Place>,
+}
+
+/// What the client asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// Its handshake.
+    pub offer: Offer,
+    /// Its place among the upstream's WebSockets.
+    pub place: Option<Place>,
 }
 
 /// Answers an upgrade.
@@ -45,9 +56,10 @@ pub async fn respond(
     client: &Client,
     answered: Answered,
     route: &Rc<Route>,
-    offer: &Offer,
+    asked: Asked,
     busy: Busy,
 ) -> Response<Content> {
+    let Asked { offer, place } = asked;
     let status = answered.head.status;
     if status != StatusCode::SWITCHING_PROTOCOLS {
         if status.is_server_error() {
@@ -59,7 +71,7 @@ pub async fn respond(
         return response::respond(held, client, answered, route, busy).await;
     }
     let Answered { exchange, head, endpoint } = answered;
-    let agreed = match handshake::check_answer(offer, head.status, &head.fields) {
+    let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
         Ok(agreed) => agreed,
         Err(error) => {
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
@@ -87,6 +99,7 @@ pub async fn respond(
             session,
             route: Rc::clone(route),
             endpoint,
+            _place: place,
         }));
     }
     response
@@ -101,7 +114,7 @@ pub async fn run<C>(
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let Upgraded { connection, agreed, session, route, endpoint } = upgraded;
+    let Upgraded { connection, agreed, session, route, endpoint, .. } = upgraded;
     let metrics = route.upstream.metrics().websocket();
     metrics.opened();
     let started = Instant::now();

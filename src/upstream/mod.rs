@@ -5,6 +5,7 @@
 //! [`http1::exchange::Exchange`] on it and gives it back. Every error that leaves this floor is a
 //! [`Failure`].
 
+pub mod admission;
 pub mod connect;
 pub mod deadline;
 pub mod http1;
@@ -15,6 +16,7 @@ pub mod tls;
 use std::cell::Cell;
 use std::sync::Arc;
 
+use admission::{Admission, Place, Refused};
 use connect::Target;
 use pool::{Connection, OpenCount, Pool, Ticket};
 use tls::{Tls, TlsSettingsError};
@@ -32,6 +34,7 @@ pub struct Shared {
     pub metrics: UpstreamMetrics,
     targets: Vec<Target>,
     open: Arc<OpenCount>,
+    admission: Arc<Admission>,
 }
 
 impl Shared {
@@ -54,7 +57,9 @@ impl Shared {
             Ok(Target::new(endpoint.clone(), session))
         });
         let targets = targets.collect::<Result<_, TlsSettingsError>>()?;
-        Ok(Shared { settings, metrics, targets, open: Arc::default() })
+        let limits = &settings.limits;
+        let admission = Arc::new(Admission::new(limits.websockets, limits.handshakes));
+        Ok(Shared { settings, metrics, targets, open: Arc::default(), admission })
     }
 }
 
@@ -149,6 +154,17 @@ impl Upstream {
         let result = target.connect(&settings.timeouts).await;
         metrics.connected(endpoint.0, result.is_ok());
         Ok(Connection::new(result?, ticket))
+    }
+
+    /// A place for one more WebSocket.
+    ///
+    /// # Errors
+    /// If there is none, or if too many ask at once. Counted.
+    pub fn admit(&self) -> Result<Place, Refused> {
+        self.shared
+            .admission
+            .enter()
+            .inspect_err(|refused| self.metrics().websocket().refused(refused.why))
     }
 
     /// Keeps a connection for the next request.

@@ -43,6 +43,11 @@ impl Connection {
             ticket,
         }
     }
+
+    /// The connection has become a WebSocket: these have a limit of their own.
+    pub fn became_websocket(&mut self) {
+        self.ticket.leave();
+    }
 }
 
 /// The open connections of one upstream over all workers.
@@ -55,6 +60,7 @@ pub struct Ticket {
     open: Arc<OpenCount>,
     gauges: ConnectionGauges,
     idle: bool,
+    left: bool,
 }
 
 impl Ticket {
@@ -67,7 +73,14 @@ impl Ticket {
             })
             .ok()?;
         gauges.active.inc();
-        Some(Ticket { open: Arc::clone(open), gauges: gauges.clone(), idle: false })
+        Some(Ticket { open: Arc::clone(open), gauges: gauges.clone(), idle: false, left: false })
+    }
+
+    /// Gives the place back early: the connection has become something that is counted elsewhere.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.open.0.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn set_idle(&mut self, idle: bool) {
@@ -87,7 +100,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.open.0.fetch_sub(1, Ordering::Relaxed);
+        self.leave();
         if self.idle { &self.gauges.idle } else { &self.gauges.active }.dec();
     }
 }

@@ -13,37 +13,39 @@
 //! | client closes | the upstream's reply, or an echo | the same Close |
 //! | client ends, stalls | – | 1001 between frames, else a reset |
 //! | client breaks RFC 6455 | 1002, or 1009 for size | 1001 between frames, else a reset |
-//! | drain | 1012 | 1001 between frames, else a reset |
+//! | drain, at this WebSocket's turn | 1012 | 1001 between frames, else a reset |
+//! | no message for `idle_timeout` | 1001 | 1001 between frames, else a reset |
 //!
 //! After a Close nothing else goes to that side. The relay is over when both sides are done: Close
 //! sent and received, or the stream ended, or `close_timeout` passed. Then [`end`] shuts both down
 //! and reads away what they still send, so that no reset destroys a Close on its way.
 
+mod clock;
+mod closing;
 mod ending;
 mod pending;
 mod side;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::close::{self, Close};
-use super::frame::{self, CLOSE, PING};
+use super::close::Close;
 use super::handshake::Agreed;
-use super::walk::{FromClient, FromUpstream, Step, Violation};
+use super::walk::{FromClient, FromUpstream, Step};
 use crate::config::model::WebSocket as Settings;
 use crate::failure::render::CloseFrame;
-use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
+use crate::failure::{ClientFailure, Failure, Kind};
 pub use ending::end;
 use pending::Pending;
-use side::{Liveness, Side};
+use side::Side;
 
 pub use crate::telemetry::metrics::{Direction, SessionSummary, Traffic};
 
@@ -152,6 +154,11 @@ struct Relay<'r, C, U, O> {
     upstream_side: Side,
 
     timer: Pin<Box<Sleep>>,
+    last_message: Instant,
+    /// Draining, and when it is this WebSocket's turn.
+    drain_at: Option<Instant>,
+    /// A Close for the client that waits for its turn.
+    later: Option<Box<closing::Later>>,
     closing_since: Option<Instant>,
     gave_up: bool,
     rng: u64,
@@ -193,7 +200,10 @@ where
             to_upstream: Pending::default(),
             client_side: Side::new(now),
             upstream_side: Side::new(now),
-            timer: Box::pin(sleep_until(now + settings.ping_interval)),
+            timer: Box::pin(sleep_until(now + first_check(settings))),
+            last_message: now,
+            drain_at: None,
+            later: None,
             closing_since: None,
             gave_up: false,
             rng: seed(),
@@ -210,7 +220,7 @@ where
     ) -> Poll<()> {
         if !self.drained && drain.poll(cx).is_ready() {
             self.drained = true;
-            self.drain();
+            self.begin_drain();
         }
         for _ in 0..ROUNDS {
             let mut moved = self.poll_from_upstream(cx);
@@ -256,7 +266,7 @@ where
         let now = Instant::now();
         if !self.opening.from_upstream.is_empty() {
             let early = std::mem::take(&mut self.opening.from_upstream);
-            let keep = self.take_from_upstream(&early, cx);
+            let keep = self.take_from_upstream(&early, now, cx);
             self.upstream_side.carry(early.get(keep..).unwrap_or_default());
             return true;
         }
@@ -275,14 +285,14 @@ where
             Poll::Ready(Ok(side::Read::InPlace)) => {
                 self.upstream_side.seen(now);
                 let data = self.upstream_side.take_partial();
-                let keep = self.take_from_upstream(&data, cx);
+                let keep = self.take_from_upstream(&data, now, cx);
                 self.upstream_side.keep_partial(data, keep);
                 true
             }
             Poll::Ready(Ok(side::Read::Scratch(count))) => {
                 self.upstream_side.seen(now);
                 let data = scratch.get(..count).unwrap_or_default();
-                let keep = self.take_from_upstream(data, cx);
+                let keep = self.take_from_upstream(data, now, cx);
                 self.upstream_side.carry(data.get(keep..).unwrap_or_default());
                 true
             }
@@ -290,7 +300,7 @@ where
     }
 
     /// Walks what has come from the upstream; gives how much of it is dealt with.
-    fn take_from_upstream(&mut self, data: &[u8], cx: &mut Context<'_>) -> usize {
+    fn take_from_upstream(&mut self, data: &[u8], now: Instant, cx: &mut Context<'_>) -> usize {
         // `run..at` passes as it is and has not been written yet.
         let (mut run, mut at) = (0, 0);
         // After a Close nothing passes any more, but the upstream's own Close is still awaited.
@@ -346,6 +356,7 @@ where
         }
         let (messages, bytes) = self.from_upstream.count();
         if !muted && (messages > 0 || bytes > 0) {
+            self.last_message = now;
             self.outcome.to_client.messages += messages;
             self.outcome.to_client.bytes += bytes;
             self.observer.relayed(Direction::ToClient, messages, bytes);
@@ -381,7 +392,7 @@ where
         let now = Instant::now();
         if !self.opening.from_client.is_empty() {
             let early = std::mem::take(&mut self.opening.from_client);
-            let keep = self.take_from_client(&early, cx);
+            let keep = self.take_from_client(&early, now, cx);
             self.client_side.carry(early.get(keep..).unwrap_or_default());
             return true;
         }
@@ -398,7 +409,7 @@ where
             Poll::Ready(Ok(side::Read::Scratch(count))) => {
                 self.client_side.seen(now);
                 let data = scratch.get(..count).unwrap_or_default();
-                let keep = self.take_from_client(data, cx);
+                let keep = self.take_from_client(data, now, cx);
                 self.client_side.carry(data.get(keep..).unwrap_or_default());
                 true
             }
@@ -406,7 +417,7 @@ where
     }
 
     /// Walks what has come from the client; gives how much of it is dealt with.
-    fn take_from_client(&mut self, data: &[u8], cx: &mut Context<'_>) -> usize {
+    fn take_from_client(&mut self, data: &[u8], now: Instant, cx: &mut Context<'_>) -> usize {
         let (mut run, mut at) = (0, 0);
         let muted = self.upstream_side.close_sent;
         loop {
@@ -453,6 +464,7 @@ where
         }
         let (messages, bytes) = self.from_client.count();
         if !muted && (messages > 0 || bytes > 0) {
+            self.last_message = now;
             self.outcome.to_upstream.messages += messages;
             self.outcome.to_upstream.bytes += bytes;
             self.observer.relayed(Direction::ToUpstream, messages, bytes);
@@ -479,280 +491,6 @@ where
             Poll::Pending => false,
         }
     }
-
-    // -- What ends a WebSocket
-
-    fn began(&mut self, initiator: &'static str) {
-        self.outcome.initiator.get_or_insert(initiator);
-        let since = *self.closing_since.get_or_insert_with(Instant::now);
-        // The closing wait is likely shorter than what the timer stood for.
-        self.timer.as_mut().reset(since + self.settings.close_timeout);
-    }
-
-    /// Says Close to the client, once.
-    fn close_client(&mut self, code: u16, frame: &[u8]) {
-        if !self.client_side.close_sent && !self.client_side.is_over {
-            self.to_client.push(frame);
-            self.client_side.close_sent = true;
-            self.outcome.code = Some(code);
-        }
-    }
-
-    /// Says Close to the upstream, once and only between two frames; else it will be reset.
-    fn close_upstream(&mut self, code: u16) {
-        if self.upstream_side.close_sent || self.upstream_side.is_over {
-            return;
-        }
-        if self.from_client.is_between_frames() {
-            let [a, b, c, d, ..] = self.random().to_be_bytes();
-            let key = [a, b, c, d];
-            let payload = close::payload(code, "");
-            self.to_upstream.push(&frame::control(CLOSE, &payload, Some(key)));
-            self.upstream_side.close_sent = true;
-        } else {
-            self.abort_upstream = true;
-            self.upstream_side.is_over = true;
-        }
-    }
-
-    fn upstream_closed(&mut self, close: Close) {
-        self.upstream_side.close_received = true;
-        let failed = match &close {
-            // RFC 6455 §5.5.1: what the client closed with comes back as the answer.
-            Close::Code(code, _) if self.asked_for(*code) => None,
-            Close::Code(1011, _) => Some(Kind::ApplicationError),
-            Close::Code(1014, _) => Some(Kind::DependencyFailure),
-            Close::Illegal => Some(Kind::WebsocketProtocolError),
-            Close::Empty | Close::Code(..) => None,
-        };
-        if let Some(kind) = failed {
-            let source: Option<Source> = match close {
-                Close::Illegal => Some(Box::new(Violation::Close)),
-                Close::Code(code, reason) => Some(Box::new(SaidClose { code, reason })),
-                Close::Empty => None,
-            };
-            return self.upstream_failed(kind, source);
-        }
-        self.began("upstream");
-        let (code, payload) = match close {
-            Close::Code(code, reason) => (code, close::payload(code, &reason)),
-            Close::Empty | Close::Illegal => (1005, Vec::new()),
-        };
-        self.close_client(code, &frame::control(CLOSE, &payload, None));
-    }
-
-    fn asked_for(&self, code: u16) -> bool {
-        self.outcome.asked.as_ref().is_some_and(|asked| asked.code() == code)
-    }
-
-    fn upstream_ended(&mut self, error: Option<io::Error>) {
-        if self.upstream_side.is_over {
-            return;
-        }
-        let expected = self.upstream_side.close_received || self.client_side.close_sent;
-        if expected || self.outcome.asked.is_some() || self.client_side.is_over {
-            self.upstream_side.is_over = true;
-            self.echo();
-            return;
-        }
-        let source: Source = match error {
-            Some(error) => Box::new(error),
-            None => Box::new(EndedWithoutClose),
-        };
-        self.upstream_side.is_over = true;
-        self.upstream_failed(Kind::ConnectionTerminated, Some(source));
-    }
-
-    /// The upstream owes the client the answer to its Close: it gets its own code back.
-    fn echo(&mut self) {
-        if let Some(asked) = self.outcome.asked.take() {
-            let (code, payload) = match &asked {
-                Close::Code(code, _) => (*code, close::payload(*code, "")),
-                Close::Empty | Close::Illegal => (1005, Vec::new()),
-            };
-            self.close_client(code, &frame::control(CLOSE, &payload, None));
-        }
-    }
-
-    fn upstream_failed(&mut self, kind: Kind, source: Option<Source>) {
-        self.began("upstream");
-        let inside = self.from_upstream.is_inside_message() || self.upstream_side.has_partial();
-        self.outcome.to_client.cut |= inside;
-        if !self.upstream_side.close_received {
-            self.upstream_side.is_over = true;
-        }
-        if self.client_side.close_sent || self.client_side.is_over {
-            return;
-        }
-        let mut failure = Failure::new(kind, Phase::Websocket);
-        if let Some(source) = source {
-            failure = failure.with_source(source);
-        }
-        let close = self.observer.upstream_failed(failure);
-        self.close_client(close.code, &close.encode_unmasked());
-    }
-
-    fn client_closed(&mut self, close: &Close, whole: &[u8]) {
-        self.client_side.close_received = true;
-        self.began("client");
-        if !self.client_side.close_sent {
-            self.outcome.asked = Some(close.clone());
-        }
-        if self.upstream_side.is_over {
-            self.echo();
-        } else if !self.upstream_side.close_sent {
-            self.to_upstream.push(whole);
-            self.upstream_side.close_sent = true;
-        }
-    }
-
-    fn client_broke(&mut self, violation: Violation) {
-        self.began("client");
-        self.outcome.to_upstream.cut |= !self.from_client.is_between_messages();
-        self.client_side.close_received = true;
-        if !self.client_side.close_sent {
-            let (failure, code) = match violation {
-                Violation::TooLarge => (ClientFailure::WebsocketMessageTooBig, 1009),
-                _ => (ClientFailure::WebsocketProtocolError, 1002),
-            };
-            self.observer.client_failed(failure);
-            let payload = close::payload(code, &violation.to_string());
-            self.close_client(code, &frame::control(CLOSE, &payload, None));
-        }
-        self.close_upstream(1001);
-    }
-
-    fn client_gone(&mut self) {
-        if self.client_side.is_over {
-            return;
-        }
-        self.client_side.is_over = true;
-        self.to_client.clear();
-        if self.client_side.close_received || self.client_side.close_sent {
-            self.close_upstream(1001);
-            return;
-        }
-        self.began("client");
-        self.outcome.to_upstream.cut |= !self.from_client.is_between_messages();
-        self.observer.client_failed(ClientFailure::Gone);
-        self.close_upstream(1001);
-    }
-
-    fn drain(&mut self) {
-        self.began("seawall");
-        let payload = close::payload(1012, "restarting");
-        self.close_client(1012, &frame::control(CLOSE, &payload, None));
-        self.close_upstream(1001);
-    }
-
-    // -- Time
-
-    /// Ready when something was done about the time.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.closing_since.is_none() {
-            let blocked = [self.to_client.blocked_since(), self.to_upstream.blocked_since()];
-            for since in blocked.into_iter().flatten() {
-                let limit = since + self.settings.write_timeout;
-                if self.timer.deadline() > limit {
-                    self.timer.as_mut().reset(limit);
-                }
-            }
-        }
-        std::task::ready!(self.timer.as_mut().poll(cx));
-        let now = Instant::now();
-        if let Some(since) = self.closing_since {
-            if now >= since + self.settings.close_timeout {
-                self.give_up(now);
-            }
-            let since = self.closing_since.unwrap_or(now);
-            self.timer.as_mut().reset(since + self.settings.close_timeout);
-            return Poll::Ready(());
-        }
-        // A side whose words nobody takes is not read: its silence means nothing.
-        let heard = [self.to_upstream.is_empty(), self.to_client.is_empty()];
-        self.check_client(now, heard[0]);
-        if self.closing_since.is_none() {
-            self.check_upstream(now, heard[1]);
-        }
-        if self.closing_since.is_none() {
-            let next = self.next_check(now);
-            self.timer.as_mut().reset(next);
-        }
-        Poll::Ready(())
-    }
-
-    fn check_client(&mut self, now: Instant, heard: bool) {
-        if self.to_client.is_blocked_for(self.settings.write_timeout, now) {
-            return self.client_gone();
-        }
-        if !heard {
-            return;
-        }
-        match self.client_side.liveness(now, self.settings) {
-            Liveness::Alive => {}
-            Liveness::Silent => {
-                let token = self.random().to_be_bytes();
-                self.to_client.push(&frame::control(PING, &token, None));
-                self.client_side.pinged(token, now);
-            }
-            Liveness::Gone => self.client_gone(),
-        }
-    }
-
-    fn check_upstream(&mut self, now: Instant, heard: bool) {
-        if self.to_upstream.is_blocked_for(self.settings.write_timeout, now) {
-            self.upstream_side.is_over = true;
-            self.abort_upstream = true;
-            return self.upstream_failed(Kind::ConnectionWriteTimeout, None);
-        }
-        if !heard {
-            return;
-        }
-        match self.upstream_side.liveness(now, self.settings) {
-            // Inside a client's frame nothing can be said, and nothing can be expected either.
-            Liveness::Silent if self.from_client.is_between_frames() => {
-                let token = self.random().to_be_bytes();
-                let [a, b, c, d, ..] = self.random().to_be_bytes();
-                self.to_upstream.push(&frame::control(PING, &token, Some([a, b, c, d])));
-                self.upstream_side.pinged(token, now);
-            }
-            Liveness::Alive | Liveness::Silent => {}
-            Liveness::Gone => {
-                self.abort_upstream = true;
-                self.upstream_failed(Kind::ConnectionReadTimeout, None);
-            }
-        }
-    }
-
-    /// When something may have to be done next.
-    fn next_check(&self, now: Instant) -> Instant {
-        let client = self.client_side.next_check(self.settings);
-        let upstream = self.upstream_side.next_check(self.settings);
-        // What is overdue could not be done now; look again soon, not at once.
-        let soon = now + self.settings.ping_interval.min(self.settings.pong_timeout) / 2;
-        [client, upstream]
-            .into_iter()
-            .map(|at| if at <= now { soon } else { at })
-            .min()
-            .unwrap_or(soon)
-    }
-
-    /// A side had its time to close.
-    fn give_up(&mut self, now: Instant) {
-        if self.gave_up {
-            self.abort_upstream |= !self.upstream_side.is_over && !self.to_upstream.is_empty();
-            self.client_side.is_over = true;
-            self.upstream_side.is_over = true;
-            return;
-        }
-        self.gave_up = true;
-        // What is said now has the same time again to leave.
-        self.closing_since = Some(now);
-        self.upstream_side.is_over |= self.upstream_side.close_sent;
-        self.client_side.is_over |= self.client_side.close_sent && !self.client_side.close_received;
-        self.echo();
-        self.close_upstream(1001);
-    }
 }
 
 impl<C, U, O> Relay<'_, C, U, O> {
@@ -777,37 +515,19 @@ impl<C, U, O> Relay<'_, C, U, O> {
     }
 }
 
+/// When something may have to be done first.
+fn first_check(settings: &Settings) -> Duration {
+    if settings.idle_timeout.is_zero() {
+        settings.ping_interval
+    } else {
+        settings.ping_interval.min(settings.idle_timeout)
+    }
+}
+
 fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish() | 1
 }
-
-/// The connection ended although the WebSocket was open.
-#[derive(Debug)]
-struct EndedWithoutClose;
-
-impl std::fmt::Display for EndedWithoutClose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the upstream closed the connection without a close frame")
-    }
-}
-
-impl std::error::Error for EndedWithoutClose {}
-
-/// What the app closed with, for the log: its reason does not reach the client.
-#[derive(Debug)]
-struct SaidClose {
-    code: u16,
-    reason: String,
-}
-
-impl std::fmt::Display for SaidClose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the app closed with {} {:?}", self.code, self.reason)
-    }
-}
-
-impl std::error::Error for SaidClose {}
 
 #[cfg(test)]
 mod tests;

@@ -15,5 +15,6 @@ mod again;
 mod extended_connect;
 mod faults;
 mod healthy;
+mod limits;
 mod support;
 mod websocket;

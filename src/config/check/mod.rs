@@ -34,13 +34,19 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let upstreams = upstream::upstreams(&root, base);
     let failures = failures::global(&root);
     let routes = route::routes(&root, &upstreams, &failures);
-    let websocket = websocket(&root);
+    let mut websocket = websocket(&root);
     let clients = clients(&root);
     let forwarded = forwarded(&root);
     let log = log(&root);
     let journal = journal(&root);
     let shutdown = shutdown(&root);
     root.finish();
+    // The last client that is told to go shall have time to answer.
+    let most = shutdown.drain * 4 / 5;
+    websocket.drain_spread = match websocket.loss_spread {
+        Duration::ZERO => most,
+        chosen => chosen.min(most),
+    };
     Config {
         workers,
         listeners,
@@ -117,6 +123,17 @@ fn websocket(root: &Scope<'_>) -> WebSocket {
             125,
             "Frames up to this size reach the client whole, longer ones as fragments.",
         )),
+        idle_timeout: section.duration(
+            "idle_timeout",
+            d.idle_timeout,
+            "A WebSocket that carries no message for so long is closed with 1001; 0s is never.",
+        ),
+        loss_spread: section.duration(
+            "close_spread",
+            d.loss_spread,
+            "Closes are spread over this time when an upstream fails, or at a drain; at 0s a failure is told at once, and a drain takes four fifths of shutdown.drain.",
+        ),
+        drain_spread: d.drain_spread,
     };
     section.finish();
     websocket

@@ -147,7 +147,7 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             "connections",
             d.connections as u64,
             (1, 1_000_000),
-            "Open connections over all workers.",
+            "Open connections over all workers, WebSockets not among them.",
         )),
         idle_connections: to_usize(section.integer(
             "idle_connections",
@@ -191,6 +191,19 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             (0, 10_000),
             "The most interim (1xx) responses before the final one.",
         )),
+        websockets: to_usize(section.integer(
+            "websockets",
+            d.websockets as u64,
+            (1, 10_000_000),
+            "Open WebSockets over all workers; one more is answered 503 with Retry-After.",
+        )),
+        handshakes: u32::try_from(section.integer(
+            "handshakes",
+            u64::from(d.handshakes),
+            (0, 1_000_000),
+            "WebSocket handshakes a second; the surplus is answered 503 with Retry-After. 0 is no limit.",
+        ))
+        .unwrap_or(d.handshakes),
     };
     section.finish();
     limits

@@ -70,6 +70,9 @@ families! {
     WEBSOCKET_CLOSES, "seawall_websocket_closes_total", Counter,
         ["upstream", "code", "initiator"],
         "Ended WebSockets by the close code that the client got and by who began; 1006 if the client got none.";
+    WEBSOCKET_REFUSED, "seawall_websocket_handshakes_refused_total", Counter,
+        ["upstream", "reason"],
+        "WebSocket handshakes answered 503 because of a limit: sessions or rate.";
     WEBSOCKET_MESSAGES, "seawall_websocket_messages_total", Counter,
         ["upstream", "direction"],
         "Whole WebSocket messages relayed.";

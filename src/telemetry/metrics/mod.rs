@@ -47,6 +47,7 @@ pub struct Metrics {
     scrubbed_responses: IntCounterVec,
     websocket_sessions: IntGaugeVec,
     websocket_closes: IntCounterVec,
+    websocket_refused: IntCounterVec,
     websocket_messages: IntCounterVec,
     websocket_bytes: IntCounterVec,
     websocket_cut_messages: IntCounterVec,
@@ -123,6 +124,7 @@ impl Metrics {
             scrubbed_responses: make.counter(&family::SCRUBBED_RESPONSES)?,
             websocket_sessions: make.gauge(&family::WEBSOCKET_SESSIONS)?,
             websocket_closes: make.counter(&family::WEBSOCKET_CLOSES)?,
+            websocket_refused: make.counter(&family::WEBSOCKET_REFUSED)?,
             websocket_messages: make.counter(&family::WEBSOCKET_MESSAGES)?,
             websocket_bytes: make.counter(&family::WEBSOCKET_BYTES)?,
             websocket_cut_messages: make.counter(&family::WEBSOCKET_CUT_MESSAGES)?,
@@ -209,6 +211,8 @@ impl Metrics {
             sessions: self.websocket_sessions.with_label_values(&[upstream]),
             seconds: self.websocket_session_seconds.with_label_values(&[upstream]),
             closes: self.websocket_closes.clone(),
+            refused: Refusal::ALL
+                .map(|why| self.websocket_refused.with_label_values(&[upstream, why.name()])),
             to_client: traffic(Direction::ToClient),
             to_upstream: traffic(Direction::ToUpstream),
         }
@@ -491,6 +495,29 @@ impl Direction {
     }
 }
 
+/// Why a WebSocket handshake is answered 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `limits.websockets` are open.
+    Sessions,
+    /// More than `limits.handshakes` in a second.
+    Rate,
+}
+
+impl Refusal {
+    /// Every reason.
+    pub const ALL: [Refusal; 2] = [Refusal::Sessions, Refusal::Rate];
+
+    /// The name in the metric.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::Sessions => "sessions",
+            Refusal::Rate => "rate",
+        }
+    }
+}
+
 /// The handles of one upstream's WebSockets.
 #[derive(Clone, Debug)]
 pub struct WebsocketMetrics {
@@ -498,6 +525,7 @@ pub struct WebsocketMetrics {
     sessions: IntGauge,
     seconds: Histogram,
     closes: IntCounterVec,
+    refused: [IntCounter; 2],
     to_client: TrafficHandles,
     to_upstream: TrafficHandles,
 }
@@ -537,6 +565,15 @@ impl WebsocketMetrics {
     /// A WebSocket has begun.
     pub fn opened(&self) {
         self.sessions.inc();
+    }
+
+    /// A handshake was answered 503.
+    pub fn refused(&self, why: Refusal) {
+        let [sessions, rate] = &self.refused;
+        match why {
+            Refusal::Sessions => sessions.inc(),
+            Refusal::Rate => rate.inc(),
+        }
     }
 
     /// So many messages and payload bytes have passed.

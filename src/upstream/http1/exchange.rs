@@ -329,7 +329,8 @@ where
     }
 
     /// Gives the upgraded connection away, with the bytes that came after the 101.
-    pub fn into_upgraded(self) -> Connection {
+    pub fn into_upgraded(mut self) -> Connection {
+        self.connection.became_websocket();
         self.connection
     }
 

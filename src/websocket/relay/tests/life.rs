@@ -1,14 +1,13 @@
 //! A day of a WebSocket in no time: every timer, on paused time.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, advance, timeout};
 
 use super::*;
-use crate::websocket::frame::{PONG, TEXT};
+use crate::websocket::close;
+use crate::websocket::frame::{self, CLOSE, PING, PONG, TEXT};
 
 /// Both ends of a relay that runs.
 struct Scene {
@@ -22,12 +21,19 @@ struct Scene {
 impl Scene {
     /// Pipes that hold so many bytes.
     fn with_pipes(size: usize) -> Self {
+        Scene::set(size, Settings::default())
+    }
+
+    fn under(settings: Settings) -> Self {
+        Scene::set(1024, settings)
+    }
+
+    fn set(size: usize, settings: Settings) -> Self {
         let (client, mut near_client) = duplex(size);
         let (upstream, mut near_upstream) = duplex(size);
         let (drain, drained) = oneshot::channel();
         let relay = spawn_local(async move {
-            let (witness, settings, scratch) =
-                (Witness::default(), Settings::default(), Scratch::new());
+            let (witness, scratch) = (Witness::default(), Scratch::new());
             let terms = Terms {
                 opening: Opening::default(),
                 agreed: Agreed { rsv: 0 },
@@ -281,6 +287,108 @@ async fn a_drain_says_1012_to_the_client_and_1001_to_the_upstream() {
         assert_eq!((report.summary.code, report.summary.initiator), (1012, "seawall"));
         assert_eq!(events, Vec::<String>::new());
         assert_eq!(started.elapsed().as_secs(), 0);
+    })
+    .await;
+}
+
+/// When each of many sessions got this Close, in seconds.
+async fn turns(sessions: Vec<Scene>, code: u16) -> Vec<u64> {
+    let mut turns = Vec::new();
+    for mut scene in sessions {
+        turns.push(spawn_local(async move {
+            let (first, payload) = read(&mut scene.client).await;
+            assert_eq!((first, &payload[..2]), (0x80 | CLOSE, &code.to_be_bytes()[..]));
+            let at = scene.seconds();
+            say_as_client(&mut scene, CLOSE, &close::payload(code, "")).await;
+            at
+        }));
+    }
+    let mut seconds = Vec::new();
+    for turn in turns {
+        seconds.push(turn.await.unwrap());
+    }
+    seconds.sort_unstable();
+    seconds
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_an_upstream_that_fails_are_told_one_after_the_other_if_so_configured() {
+    on_stage(async {
+        let spread = Duration::from_secs(100);
+        let settings = Settings {
+            loss_spread: spread,
+            // No ping comes in between.
+            ping_interval: Duration::from_secs(3600),
+            ..Settings::default()
+        };
+        let mut sessions = Vec::new();
+        for _ in 0..200 {
+            let mut scene = Scene::under(settings.clone());
+            scene.upstream.shutdown().await.unwrap();
+            sessions.push(scene);
+        }
+        let turns = turns(sessions, 1011).await;
+        assert!(turns[20] < 30 && turns[180] > 70, "{turns:?}");
+        assert!(turns[199] <= 100, "{turns:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_while_it_waits_for_its_turn_gets_its_own_code_at_once() {
+    on_stage(async {
+        let mut scene = Scene::under(Settings {
+            loss_spread: Duration::from_secs(3600),
+            ..Settings::default()
+        });
+        scene.upstream.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        say_as_client(&mut scene, CLOSE, &close::payload(4000, "enough")).await;
+        let (first, payload) = read(&mut scene.client).await;
+        assert_eq!(first, 0x80 | CLOSE);
+        // 1011 if its turn has come within that millisecond, which one in a million has.
+        assert_eq!(payload, close::payload(4000, ""));
+        assert_eq!(scene.seconds(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_takes_its_time() {
+    on_stage(async {
+        let settings = Settings { drain_spread: Duration::from_secs(10), ..Settings::default() };
+        let mut sessions = Vec::new();
+        for _ in 0..200 {
+            let mut scene = Scene::under(settings.clone());
+            scene.drain.take().unwrap().send(()).unwrap();
+            sessions.push(scene);
+        }
+        let turns = turns(sessions, 1012).await;
+        assert!(turns[30] < 4 && turns[170] > 6 && turns[199] <= 10, "{turns:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_that_carries_no_message_is_closed_as_idle_if_so_configured() {
+    on_stage(async {
+        let settings = Settings { idle_timeout: Duration::from_secs(50), ..Settings::default() };
+        let mut scene = Scene::under(settings);
+        advance(Duration::from_secs(15)).await;
+        say_as_upstream(&mut scene, TEXT, b"the last word").await;
+        read(&mut scene.client).await;
+        // Pings are no messages.
+        loop {
+            let (first, payload) = read(&mut scene.client).await;
+            if first == 0x80 | CLOSE {
+                assert_eq!(payload, close::payload(1001, "idle"));
+                break;
+            }
+            say_as_client(&mut scene, PONG, &payload).await;
+            let (_, token) = read(&mut scene.upstream).await;
+            say_as_upstream(&mut scene, PONG, &token).await;
+        }
+        assert_eq!(scene.seconds(), 65);
     })
     .await;
 }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::stream::{Scripted, Then};
 use super::*;
-use crate::websocket::frame::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
+use crate::websocket::close;
+use crate::websocket::frame::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
 
 /// A frame as a test wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
