@@ -141,7 +141,11 @@ pub async fn handle(
     };
     let (route, host) = match find_route(&worker, &parts) {
         Ok(found) => found,
-        Err(failure) => return refuse_unrouted(&worker, &client, &parts, body, failure, &id).await,
+        Err(failure) => {
+            // What is rare is boxed: this future is moved for every request.
+            let refused = refuse_unrouted(&worker, &client, &parts, body, failure, &id);
+            return Box::pin(refused).await;
+        }
     };
     let offer = if is_extended_connect(&parts) {
         Some(handshake::extended_offer(&parts.headers))
@@ -173,7 +177,7 @@ pub async fn handle(
     {
         let left = Left { body: Some(body), expects_continue: request::expects_continue(&parts) };
         let response = held.refuse(ClientFailure::ContentTooLarge);
-        return left.settle(&client, parts.version, response).await;
+        return Box::pin(left.settle(&client, parts.version, response)).await;
     }
     let outgoing = Outgoing {
         parts: &parts,
@@ -194,19 +198,19 @@ pub async fn handle(
             client.withdraw_interim();
             let response = held.answer(failure);
             let left = Left { body, expects_continue };
-            return left.settle(&client, parts.version, response).await;
+            return Box::pin(left.settle(&client, parts.version, response)).await;
         }
         Err(Unanswered::Client(failure, body)) => {
             client.withdraw_interim();
             let response = held.refuse(failure);
             let left = Left { body, expects_continue };
-            return left.settle(&client, parts.version, response).await;
+            return Box::pin(left.settle(&client, parts.version, response)).await;
         }
     };
     match offer {
         Some(offer) => {
             let asked = websocket::Asked { offer, place };
-            websocket::respond(held, &client, answered, &route, asked, busy).await
+            Box::pin(websocket::respond(held, &client, answered, &route, asked, busy)).await
         }
         None => response::respond(held, &client, answered, &route, busy).await,
     }

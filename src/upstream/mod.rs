@@ -137,7 +137,8 @@ impl Upstream {
         {
             return Ok(connection);
         }
-        self.open(endpoint).await.map_err(|failure| self.place(endpoint, failure))
+        // Boxed, because a request on an idle connection shall not carry the room for a handshake.
+        Box::pin(self.open(endpoint)).await.map_err(|failure| self.place(endpoint, failure))
     }
 
     async fn open(&self, endpoint: EndpointIndex) -> Result<Connection, Failure> {

@@ -154,6 +154,10 @@ struct Relay<'r, C, U, O> {
     upstream_side: Side,
 
     timer: Pin<Box<Sleep>>,
+    /// The timer knows whom to wake.
+    timer_is_set: bool,
+    /// The time, if something was read in this poll.
+    clock: Option<Instant>,
     last_message: Instant,
     /// Draining, and when it is this WebSocket's turn.
     drain_at: Option<Instant>,
@@ -201,6 +205,8 @@ where
             client_side: Side::new(now),
             upstream_side: Side::new(now),
             timer: Box::pin(sleep_until(now + first_check(settings))),
+            timer_is_set: false,
+            clock: None,
             last_message: now,
             drain_at: None,
             later: None,
@@ -218,18 +224,24 @@ where
         cx: &mut Context<'_>,
         drain: Pin<&mut impl Future<Output = ()>>,
     ) -> Poll<()> {
+        self.clock = None;
         if !self.drained && drain.poll(cx).is_ready() {
             self.drained = true;
             self.begin_drain();
         }
+        // Most polls bring one message of one side. A source that had nothing is not asked again,
+        // unless something waits for its target.
+        let (mut from_upstream, mut from_client) = (true, true);
         for _ in 0..ROUNDS {
-            let mut moved = self.poll_from_upstream(cx);
-            moved |= self.poll_from_client(cx);
+            from_upstream =
+                (from_upstream || !self.to_client.is_empty()) && self.poll_from_upstream(cx);
+            from_client =
+                (from_client || !self.to_upstream.is_empty()) && self.poll_from_client(cx);
             self.shut(cx);
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if !moved {
+            if !(from_upstream || from_client) {
                 if self.poll_timer(cx).is_pending() {
                     return Poll::Pending;
                 }
@@ -258,13 +270,20 @@ where
         }
     }
 
+    fn upstream_spoke(&mut self) -> Instant {
+        let now = Instant::now();
+        self.upstream_side.seen(now);
+        self.clock = Some(now);
+        now
+    }
+
     /// One round towards the client; whether anything moved.
     fn poll_from_upstream(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.flush_client(cx) || self.upstream_side.is_silent() {
+        if !(self.to_client.is_empty() || self.flush_client(cx)) || self.upstream_side.is_silent() {
             return false;
         }
-        let now = Instant::now();
         if !self.opening.from_upstream.is_empty() {
+            let now = Instant::now();
             let early = std::mem::take(&mut self.opening.from_upstream);
             let keep = self.take_from_upstream(&early, now, cx);
             self.upstream_side.carry(early.get(keep..).unwrap_or_default());
@@ -283,14 +302,14 @@ where
                 true
             }
             Poll::Ready(Ok(side::Read::InPlace)) => {
-                self.upstream_side.seen(now);
+                let now = self.upstream_spoke();
                 let data = self.upstream_side.take_partial();
                 let keep = self.take_from_upstream(&data, now, cx);
                 self.upstream_side.keep_partial(data, keep);
                 true
             }
             Poll::Ready(Ok(side::Read::Scratch(count))) => {
-                self.upstream_side.seen(now);
+                let now = self.upstream_spoke();
                 let data = scratch.get(..count).unwrap_or_default();
                 let keep = self.take_from_upstream(data, now, cx);
                 self.upstream_side.carry(data.get(keep..).unwrap_or_default());
@@ -386,11 +405,12 @@ where
 
     /// One round towards the upstream; whether anything moved.
     fn poll_from_client(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.flush_upstream(cx) || self.client_side.is_silent() {
+        if !(self.to_upstream.is_empty() || self.flush_upstream(cx)) || self.client_side.is_silent()
+        {
             return false;
         }
-        let now = Instant::now();
         if !self.opening.from_client.is_empty() {
+            let now = Instant::now();
             let early = std::mem::take(&mut self.opening.from_client);
             let keep = self.take_from_client(&early, now, cx);
             self.client_side.carry(early.get(keep..).unwrap_or_default());
@@ -407,7 +427,9 @@ where
             // A client's incomplete frames are headers and control frames: never so large.
             Poll::Ready(Ok(side::Read::InPlace)) => true,
             Poll::Ready(Ok(side::Read::Scratch(count))) => {
+                let now = Instant::now();
                 self.client_side.seen(now);
+                self.clock = Some(now);
                 let data = scratch.get(..count).unwrap_or_default();
                 let keep = self.take_from_client(data, now, cx);
                 self.client_side.carry(data.get(keep..).unwrap_or_default());

@@ -17,6 +17,12 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
     O: Observer,
 {
+    /// Sets the timer.
+    pub(super) fn wake_at(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at);
+        self.timer_is_set = false;
+    }
+
     /// Ready when something was done about the time.
     pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.closing_since.is_none() {
@@ -24,11 +30,18 @@ where
             for since in blocked.into_iter().flatten() {
                 let limit = since + self.settings.write_timeout;
                 if self.timer.deadline() > limit {
-                    self.timer.as_mut().reset(limit);
+                    self.wake_at(limit);
                 }
             }
         }
+        // A timer that is due wakes us, and is then asked unless a read says that it is not yet time.
+        let early = self.clock.is_some_and(|now| now < self.timer.deadline());
+        if early && self.timer_is_set {
+            return Poll::Pending;
+        }
+        self.timer_is_set = true;
         std::task::ready!(self.timer.as_mut().poll(cx));
+        self.timer_is_set = false;
         let now = Instant::now();
         if let Some(since) = self.closing_since {
             self.say_later();
@@ -36,7 +49,7 @@ where
                 self.give_up(now);
             }
             let since = self.closing_since.unwrap_or(now);
-            self.timer.as_mut().reset(since + self.settings.close_timeout);
+            self.wake_at(since + self.settings.close_timeout);
             return Poll::Ready(());
         }
         if self.drain_at.is_some_and(|at| at <= now) {
@@ -56,7 +69,7 @@ where
         }
         if self.closing_since.is_none() {
             let next = self.next_check(now);
-            self.timer.as_mut().reset(next);
+            self.wake_at(next);
         }
         Poll::Ready(())
     }

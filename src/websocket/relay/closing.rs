@@ -22,7 +22,7 @@ where
         self.outcome.initiator.get_or_insert(initiator);
         let since = *self.closing_since.get_or_insert_with(Instant::now);
         // The closing wait is likely shorter than what the timer stood for.
-        self.timer.as_mut().reset(since + self.settings.close_timeout);
+        self.wake_at(since + self.settings.close_timeout);
     }
 
     /// Says Close to the client, once.
@@ -134,7 +134,7 @@ where
         self.later = Some(Box::new(Later { code, frame }));
         // The client has its time to answer from then on.
         self.closing_since = Some(at);
-        self.timer.as_mut().reset(at);
+        self.wake_at(at);
     }
 
     pub(super) fn client_closed(&mut self, close: &Close, whole: &[u8]) {
@@ -192,7 +192,7 @@ where
         let at = Instant::now() + wait;
         self.drain_at = Some(at);
         if self.closing_since.is_none() && at < self.timer.deadline() {
-            self.timer.as_mut().reset(at);
+            self.wake_at(at);
         }
     }
 
