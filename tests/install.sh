@@ -18,6 +18,7 @@ need() { # need PACKAGE: it is missing
 
 have cargo || stop "no Rust toolchain: install rustup first; rust-toolchain.toml names the version"
 first_of cc gcc clang || need gcc
+first_of c++ g++ clang++ || need g++
 first_of make gmake || need make
 have python3 || need python3
 python3 -c 'import venv, ensurepip' 2>/dev/null || need python3-venv

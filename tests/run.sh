@@ -39,12 +39,21 @@ bash tests/install.sh
 
 begin "format"
 cargo fmt --check
+for package in benches/websocket tests/fuzz; do
+  cargo fmt --check --manifest-path "$package/Cargo.toml"
+done
 
 begin "clippy"
 cargo clippy --quiet --locked --all-targets -- -D warnings
 
+begin "clippy: the load generator"
+cargo clippy --quiet --locked --manifest-path benches/websocket/Cargo.toml --target-dir target/wsload -- -D warnings
+
 begin "cargo test"
 cargo test --quiet --locked
+
+begin "fuzz: frames"
+tests/fuzz/run.sh 30
 
 begin "documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps

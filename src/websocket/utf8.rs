@@ -24,11 +24,6 @@ impl Utf8 {
                 Err(_) => return false,
             }
         }
-        // Most text is valid and does not end inside a character: the flavour that cannot say where
-        // it went wrong is the faster one.
-        if piece.is_ascii() || simdutf8::basic::from_utf8(piece).is_ok() {
-            return true;
-        }
         match simdutf8::compat::from_utf8(piece) {
             Ok(_) => true,
             Err(error) if error.error_len().is_none() => {

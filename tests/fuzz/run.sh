@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Fuzzes each target for so many seconds (30): tests/fuzz/run.sh 300
+#
+# The coverage counters are stable compiler flags, the same that cargo-fuzz gives; without a sanitizer no
+# nightly toolchain is needed, and none would find anything: the crate forbids unsafe code.
+set -euo pipefail
+cd "$(dirname "$0")"
+seconds=${1:-30}
+target=${CARGO_TARGET_DIR:-../../target}/fuzz
+export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=16"
+# An explicit target keeps the flags away from build scripts.
+host=$(rustc -vV | sed -n 's/^host: //p')
+cargo build --quiet --release --locked --target "$host" --target-dir "$target"
+for name in frames; do
+  mkdir -p "$target/corpus/$name"
+  "$target/$host/release/$name" -max_total_time="$seconds" -max_len=4096 -print_final_stats=1 \
+    -artifact_prefix="$target/" "$target/corpus/$name" seeds/"$name" 2>"$target/$name.log" || {
+    tail -n 40 "$target/$name.log" >&2
+    echo "fuzz target $name found a failure; its input is in $target" >&2
+    exit 1
+  }
+  grep -E 'stat::number_of_executed_units|stat::new_units_added' "$target/$name.log" | sed "s/^/   $name: /"
+done
