@@ -127,6 +127,46 @@ impl Messages {
         }
     }
 
+    /// The common case in a tight loop: how many bytes at the start of `data` are whole messages of
+    /// one frame each, of at most `limit` bytes, that nobody has to look at twice. `judge` is asked
+    /// about text that is not compressed. Whatever is not common is left to the slow path.
+    fn whole_messages(
+        &mut self,
+        data: &[u8],
+        masked: bool,
+        limit: u64,
+        judge: impl Fn(&[u8]) -> bool,
+    ) -> usize {
+        if self.open {
+            return 0;
+        }
+        let limit = usize::try_from(limit.min(self.max_frame)).unwrap_or(usize::MAX);
+        let mut at = 0;
+        let mut rest = data;
+        while let [first, second, behind @ ..] = rest {
+            let known = matches!(first, 0x81 | 0x82)
+                || (matches!(first, 0xC1 | 0xC2) && self.rsv & 4 != 0);
+            if !known || (second & 0x80 != 0) != masked {
+                break;
+            }
+            let (length, extended) = match (second & 0x7F, behind) {
+                (length @ 0..=125, _) => (usize::from(length), 0),
+                (126, [high, low, ..]) => (usize::from(u16::from_be_bytes([*high, *low])), 2),
+                _ => break,
+            };
+            let minimal = extended == 0 || length > 125;
+            let start = 2 + extended + if masked { 4 } else { 0 };
+            let Some(payload) = rest.get(start..start + length) else { break };
+            if !minimal || length > limit || (*first == 0x81 && !judge(payload)) {
+                break;
+            }
+            self.passed(length as u64, true);
+            at += start + length;
+            rest = rest.get(start + length..).unwrap_or_default();
+        }
+        at
+    }
+
     fn passed(&mut self, bytes: u64, ends_message: bool) {
         self.bytes += bytes;
         self.whole += u64::from(ends_message);
@@ -195,6 +235,10 @@ impl FromUpstream {
     fn try_step(&mut self, data: &[u8], ours: Option<Token>) -> Result<Step, Violation> {
         if let Some(long) = self.long {
             return self.fragment(long, 0, data);
+        }
+        match self.messages.whole_messages(data, false, self.hold, is_text) {
+            0 => {}
+            count => return Ok(Step::Pass(count)),
         }
         let Some(header) = Header::parse(data)? else { return Ok(Step::More(frame::MAX_HEADER)) };
         if header.mask.is_some() {
@@ -266,6 +310,20 @@ impl FromUpstream {
     }
 }
 
+/// Whether a whole text message is UTF-8. Short messages are mostly ASCII, which takes one pass
+/// over its words; the vector code has to be called for.
+fn is_text(payload: &[u8]) -> bool {
+    const SHORT: usize = 256;
+    if payload.len() <= SHORT {
+        let (words, rest) = payload.as_chunks::<8>();
+        let bits = words.iter().fold(0, |bits, word| bits | u64::from_ne_bytes(*word));
+        if bits & 0x8080_8080_8080_8080 == 0 && rest.is_ascii() {
+            return true;
+        }
+    }
+    simdutf8::basic::from_utf8(payload).is_ok()
+}
+
 /// Frames from the client to the upstream.
 #[derive(Debug)]
 pub struct FromClient {
@@ -314,6 +372,10 @@ impl FromClient {
                 0 => Step::More(1),
                 count => Step::Pass(count),
             });
+        }
+        match self.messages.whole_messages(data, true, u64::MAX, |_| true) {
+            0 => {}
+            count => return Ok(Step::Pass(count)),
         }
         let Some(header) = Header::parse(data)? else { return Ok(Step::More(frame::MAX_HEADER)) };
         let Some(key) = header.mask else { return Err(Violation::Masking) };

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from support import http1
 from support.processes import REAL, node_ws, python_websockets, uvicorn
@@ -77,6 +78,31 @@ def test_200_clients_get_every_message_and_then_1011(server, compression, events
     assert echoed == "still there?"
     # The reconnect added no failure.
     seawall.failed(CLIENTS)
+
+
+@pytest.mark.parametrize("takeover", [True, False])
+def test_compressed_messages_pass_both_ways(takeover, server, seawall):
+    """permessage-deflate is between the two ends; a window that goes on from message to message survives too."""
+    server()
+    offer = ClientPerMessageDeflateFactory(
+        server_no_context_takeover=not takeover, client_no_context_takeover=not takeover
+    )
+
+    async def talk():
+        async with open_client(seawall.websocket("/messages"), compression=None, extensions=[offer]) as client:
+            [agreed] = client.protocol.extensions
+            # What a client asks for is granted; without it uvicorn and node may still choose it themselves.
+            assert takeover or (agreed.remote_no_context_takeover and agreed.local_no_context_takeover)
+            await client.send("me")
+            for _ in range(MESSAGES):
+                await client.recv()
+            for number in range(60):
+                message = f"words that come again {number} " * number * 50
+                await client.send(message)
+                assert await client.recv() == message
+
+    asyncio.run(talk())
+    seawall.failed(0)
 
 
 @pytest.mark.parametrize("where", ["half", "fragment"])
