@@ -84,6 +84,7 @@ impl Config {
                 "write_timeout": duration_text(self.websocket.write_timeout),
                 "max_frame": bytes_text(self.websocket.max_frame),
                 "hold": bytes_text(self.websocket.hold as u64),
+                "read": bytes_text(self.websocket.read as u64),
                 "idle_timeout": duration_text(self.websocket.idle_timeout),
                 "close_spread": duration_text(self.websocket.loss_spread),
             },

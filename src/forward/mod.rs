@@ -104,7 +104,7 @@ impl Worker {
             access_log: config.log.access,
             clients: config.clients.clone(),
             websocket: config.websocket.clone(),
-            scratch: Scratch::new(),
+            scratch: Scratch::new(config.websocket.read),
             router: Router::new(&config.routes),
             routes: routes.collect(),
             trusted: config.forwarded.trusted.clone(),

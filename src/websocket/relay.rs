@@ -49,9 +49,6 @@ use side::Side;
 
 pub use crate::telemetry::metrics::{Direction, SessionSummary, Traffic};
 
-/// Bytes read at a time: with 64 KiB a relay that walks every header costs what a blind tunnel
-/// costs, with 8 KiB twice as much.
-const READ: usize = 64 * 1024;
 /// Incomplete frames up to this size are carried in front of the next read; larger ones are read
 /// in place, so that a frame that comes in drops is not copied again and again.
 const CARRY: usize = 16 * 1024;
@@ -63,16 +60,10 @@ const ROUNDS: usize = 8;
 pub struct Scratch(Rc<RefCell<Vec<u8>>>);
 
 impl Scratch {
-    /// A buffer for all relays of a worker.
+    /// A buffer for all relays of a worker, for `read` bytes at a time.
     #[must_use]
-    pub fn new() -> Self {
-        Scratch(Rc::new(RefCell::new(vec![0; READ + CARRY])))
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self::new()
+    pub fn new(read: usize) -> Self {
+        Scratch(Rc::new(RefCell::new(vec![0; read + CARRY])))
     }
 }
 

@@ -144,8 +144,8 @@ impl Messages {
         let mut at = 0;
         let mut rest = data;
         while let [first, second, behind @ ..] = rest {
-            let known = matches!(first, 0x81 | 0x82)
-                || (matches!(first, 0xC1 | 0xC2) && self.rsv & 4 != 0);
+            let known =
+                matches!(first, 0x81 | 0x82) || (matches!(first, 0xC1 | 0xC2) && self.rsv & 4 != 0);
             if !known || (second & 0x80 != 0) != masked {
                 break;
             }

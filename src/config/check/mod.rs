@@ -123,6 +123,12 @@ fn websocket(root: &Scope<'_>) -> WebSocket {
             125,
             "Frames up to this size reach the client whole, longer ones as fragments.",
         )),
+        read: to_usize(section.size(
+            "read",
+            d.read as u64,
+            4096,
+            "What is read at a time, and the most that waits for a side that does not read.",
+        )),
         idle_timeout: section.duration(
             "idle_timeout",
             d.idle_timeout,

@@ -33,7 +33,7 @@ impl Scene {
         let (upstream, mut near_upstream) = duplex(size);
         let (drain, drained) = oneshot::channel();
         let relay = spawn_local(async move {
-            let (witness, scratch) = (Witness::default(), Scratch::new());
+            let (witness, scratch) = (Witness::default(), Scratch::new(READ));
             let terms = Terms {
                 opening: Opening::default(),
                 agreed: Agreed { rsv: 0 },

@@ -9,6 +9,8 @@ use std::cell::RefCell;
 use super::*;
 use crate::failure::{ClientFailure, Failure};
 
+const READ: usize = 64 * 1024;
+
 /// Remembers what it was told.
 #[derive(Debug, Default)]
 struct Witness {

@@ -118,7 +118,7 @@ async fn run(reads: Vec<Vec<u8>>, then: Then, settings: &Settings) -> (Vec<u8>, 
         opening: Opening::default(),
         agreed: Agreed { rsv: 0 },
         settings,
-        scratch: &Scratch::new(),
+        scratch: &Scratch::new(READ),
     };
     let report = relay(&mut client, &mut upstream, terms, &witness, std::future::pending()).await;
     (client.written, witness, report)
@@ -262,7 +262,7 @@ proptest! {
             opening: Opening::default(),
             agreed: Agreed { rsv: 0 },
             settings: &settings,
-            scratch: &Scratch::new(),
+            scratch: &Scratch::new(READ),
         };
         let never = std::future::pending();
         let report = block_on(relay(&mut client, &mut upstream, terms, &witness, never));
