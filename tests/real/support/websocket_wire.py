@@ -34,7 +34,6 @@ class Session:
     close: tuple | None = None
     after_close: bytes = b""
     end: str | None = None
-    longest_frame: int = 0
 
 
 class EchoClient:
@@ -119,7 +118,6 @@ class EchoClient:
             length, least = int.from_bytes(extended), 126 if size == 2 else 1 << 16
             if not least <= length < 1 << 63:
                 raise Violation(f"the length {length} in {size} bytes")
-        self._session.longest_frame = max(self._session.longest_frame, length)
         if (payload := self._bytes(length)) is None:
             return None
         return fin, rsv, opcode, payload
