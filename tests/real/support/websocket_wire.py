@@ -7,6 +7,7 @@ connection ended by FIN or by a reset.
 import base64
 import codecs
 import os
+import re
 import socket
 import struct
 import zlib
@@ -44,6 +45,7 @@ class EchoClient:
         self._buffer = bytearray()
         self._session = Session()
         self._inflate, self._keeps_context = None, True
+        self._deflate, self._new_deflate = None, None
         self._opcode, self._compressed, self._parts, self._utf8 = None, False, [], None
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._shake_hands(path)
@@ -65,7 +67,8 @@ class EchoClient:
         lines = [f"GET {path} HTTP/1.1", "Host: app.example", "Connection: Upgrade", "Upgrade: websocket"]
         lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}"]
         if self._deflate_offered:
-            lines.append("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
+            parameters = "client_no_context_takeover; client_max_window_bits"
+            lines.append(f"Sec-WebSocket-Extensions: permessage-deflate; {parameters}")
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
         while b"\r\n\r\n" not in self._buffer:
             assert self._fill(), f"the handshake was cut: {bytes(self._buffer)!r}"
@@ -76,6 +79,9 @@ class EchoClient:
             assert self._deflate_offered, "an extension that was not offered"
             self._inflate = zlib.decompressobj(-15)
             self._keeps_context = b"server_no_context_takeover" not in head
+            bits = re.search(rb"client_max_window_bits=(\d+)", head)
+            self._new_deflate = lambda: zlib.compressobj(wbits=-int(bits[1] if bits else 15))
+            self._deflate = None if b"client_no_context_takeover" in head else self._new_deflate()
 
     def _fill(self):
         received = self._socket.recv(1 << 18)
@@ -152,8 +158,15 @@ class EchoClient:
         if fin:
             message = b"".join(self._parts)
             self._session.events.append(("text" if self._opcode == TEXT else "binary", message))
-            self._send(self._opcode, message)
+            self._echo(message)
             self._opcode, self._parts = None, []
+
+    def _echo(self, message):
+        if not self._inflate:
+            return self._send(self._opcode, message)
+        deflate = self._deflate or self._new_deflate()
+        compressed = deflate.compress(message) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        return self._send(self._opcode, compressed.removesuffix(_EMPTY_BLOCK), rsv=4)
 
     def _closed(self, payload):
         if not payload:
@@ -183,16 +196,16 @@ class EchoClient:
             self._session.end = "reset"
         self._session.after_close = bytes(self._buffer)
 
-    def _send(self, opcode, payload):
-        """One masked frame. Never compressed, which permessage-deflate allows."""
+    def _send(self, opcode, payload, rsv=0):
+        """One masked frame."""
         key = os.urandom(4)
-        size = len(payload)
+        size, first = len(payload), 0x80 | rsv << 4 | opcode
         if size < 126:
-            head = bytes([0x80 | opcode, 0x80 | size])
+            head = bytes([first, 0x80 | size])
         elif size < 1 << 16:
-            head = struct.pack(">BBH", 0x80 | opcode, 0xFE, size)
+            head = struct.pack(">BBH", first, 0xFE, size)
         else:
-            head = struct.pack(">BBQ", 0x80 | opcode, 0xFF, size)
+            head = struct.pack(">BBQ", first, 0xFF, size)
         # One XOR of two long numbers: the only fast way without a library.
         mask = int.from_bytes((key * (size // 4 + 1))[:size])
         self._socket.sendall(head + key + (int.from_bytes(payload) ^ mask).to_bytes(size))
