@@ -28,13 +28,17 @@ class Violation(Exception):
 
 @dataclass
 class Session:
-    """What the client saw, in order. `close` is None without a Close frame; its code is None in an empty one."""
+    """What the client saw, in order. `close` is None without a Close frame; its code is None in an empty one.
+
+    `fragments` counts the data frames that do not end their message.
+    """
 
     events: list = field(default_factory=list)
     violation: str | None = None
     close: tuple | None = None
     after_close: bytes = b""
     end: str | None = None
+    fragments: int = 0
 
 
 class EchoClient:
@@ -139,6 +143,7 @@ class EchoClient:
             self._data(fin, rsv, opcode, payload)
 
     def _data(self, fin, rsv, opcode, payload):
+        self._session.fragments += not fin
         if opcode != CONTINUATION:
             self._opcode, self._compressed, self._parts = opcode, bool(rsv), []
             self._utf8 = codecs.getincrementaldecoder("utf-8")()
