@@ -77,6 +77,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// At least one.
     pub endpoints: Vec<Endpoint>,
+    /// What is spoken to them.
+    pub protocol: UpstreamProtocol,
     /// How long each wait may take.
     pub timeouts: Timeouts,
     /// How much may be open, and how large an answer may be.
@@ -107,6 +109,18 @@ pub enum Scheme {
     Http,
     /// TLS.
     Https,
+}
+
+/// What is spoken to an upstream. WebSockets are HTTP/1.1 upgrades whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: with prior knowledge to `http` endpoints, by ALPN to `https` ones.
+    Http2,
+    /// What ALPN agrees on with `https` endpoints; HTTP/1.1 to `http` ones.
+    Auto,
 }
 
 /// How long each wait for an upstream may take.
@@ -162,6 +176,10 @@ pub struct UpstreamLimits {
     pub websockets: usize,
     /// WebSocket handshakes a second over all workers; 0 is no limit (the default).
     pub handshakes: u32,
+    /// Requests at a time on one HTTP/2 connection, if the upstream allows as many. Default 100.
+    pub streams: usize,
+    /// Bytes of one HTTP/2 response that may wait for its client. Default 128 KiB.
+    pub window: u32,
 }
 
 impl Default for UpstreamLimits {
@@ -177,6 +195,8 @@ impl Default for UpstreamLimits {
             interim_responses: 32,
             websockets: 65_536,
             handshakes: 0,
+            streams: 100,
+            window: 128 * 1024,
         }
     }
 }
@@ -186,11 +206,29 @@ impl Default for UpstreamLimits {
 pub struct Retry {
     /// Attempts in all, the first included; 1 is no retry. Default 2.
     pub attempts: u32,
+    /// Retries in percent of requests, over time. Default 20.
+    pub budget_percent: u32,
+    /// How long an attempt may take to its response head while another one may follow; zero is as
+    /// long as `timeouts.head` (the default).
+    pub attempt: Duration,
+    /// No attempt begins later than this after the first. Default 30 s.
+    pub total: Duration,
+    /// Bytes of request content that are kept to be sent again. Default 64 KiB.
+    pub replay_bytes: usize,
+    /// A request with an `Idempotency-Key` field is sent again like an idempotent one. Default off.
+    pub idempotency_key: bool,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { attempts: 2 }
+        Retry {
+            attempts: 2,
+            budget_percent: 20,
+            attempt: Duration::ZERO,
+            total: Duration::from_secs(30),
+            replay_bytes: 64 * 1024,
+            idempotency_key: false,
+        }
     }
 }
 
@@ -253,11 +291,69 @@ pub struct Hold {
     pub bytes: usize,
     /// How long a response is held at most. Default 1 s.
     pub time: Duration,
+    /// Media types that are useless in part: they are held for `time` although their length is not
+    /// known.
+    pub types: Arc<[MediaPattern]>,
+}
+
+impl Hold {
+    /// The default of [`Hold::types`], as it is written in a file.
+    pub const TYPES: &'static [&'static str] = &["application/json", "*+json", "*+xml"];
 }
 
 impl Default for Hold {
     fn default() -> Self {
-        Hold { bytes: 64 * 1024, time: Duration::from_secs(1) }
+        Hold {
+            bytes: 64 * 1024,
+            time: Duration::from_secs(1),
+            types: Self::TYPES.iter().filter_map(|text| MediaPattern::parse(text)).collect(),
+        }
+    }
+}
+
+/// Media types: one, all that end like `*+json`, or all that begin like `text/*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaPattern {
+    /// This one. Lower case, as all of these.
+    Exact(Box<str>),
+    /// All that end like this.
+    Suffix(Box<str>),
+    /// All that begin like this.
+    Prefix(Box<str>),
+}
+
+impl MediaPattern {
+    /// Reads `application/json`, `*+json` or `text/*`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"/+.-_!#$&^".contains(&b))
+        };
+        if let Some(suffix) = text.strip_prefix('*') {
+            (suffix.starts_with('+') && plain(suffix)).then(|| Self::Suffix(suffix.into()))
+        } else if let Some(prefix) = text.strip_suffix('*') {
+            (prefix.ends_with('/') && plain(prefix)).then(|| Self::Prefix(prefix.into()))
+        } else {
+            (text.contains('/') && plain(&text)).then(|| Self::Exact(text.into()))
+        }
+    }
+
+    /// Whether a media type without parameters is one of these.
+    #[must_use]
+    pub fn matches(&self, media_type: &[u8]) -> bool {
+        let part = |from: Option<&[u8]>, wanted: &str| {
+            from.is_some_and(|part| part.eq_ignore_ascii_case(wanted.as_bytes()))
+        };
+        match self {
+            Self::Exact(wanted) => part(Some(media_type), wanted),
+            Self::Prefix(wanted) => part(media_type.get(..wanted.len()), wanted),
+            Self::Suffix(wanted) => {
+                let from = media_type.len().checked_sub(wanted.len());
+                part(from.and_then(|from| media_type.get(from..)), wanted)
+            }
+        }
     }
 }
 

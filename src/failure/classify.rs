@@ -56,6 +56,28 @@ pub fn ended(facts: &Facts) -> Failure {
     Failure::new(cut_short(facts), facts.phase).with_source(Ended { received: facts.received })
 }
 
+/// Classifies an error of an HTTP/2 stream or of its connection.
+///
+/// What the upstream ended (RST_STREAM, GOAWAY, the connection) was cut short; what we had to end
+/// is its breach of RFC 9113.
+pub fn http2(facts: &Facts, error: h2::Error) -> Failure {
+    let kind = match error.get_io() {
+        Some(io) => classify(facts, io),
+        None if error.is_remote() => cut_short(facts),
+        None if error.is_library() || error.is_reset() || error.is_go_away() => {
+            Kind::HttpProtocolError
+        }
+        None => Kind::ProxyInternalError,
+    };
+    Failure::new(kind, facts.phase).with_source(error)
+}
+
+/// Whether the upstream refused the stream without any processing (RFC 9113 §8.7).
+#[must_use]
+pub fn is_refused(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
 /// What the client did, if hyper ended an HTTP/1.1 connection because of it; hyper has answered 400,
 /// 414 or 431 itself then.
 #[must_use]

@@ -52,6 +52,7 @@ struct Detail {
     trace: Option<&'static str>,
     evidence: Option<Bytes>,
     source: Option<Source>,
+    unprocessed: bool,
 }
 
 impl Failure {
@@ -111,6 +112,20 @@ impl Failure {
     pub fn with_evidence(mut self, evidence: Bytes) -> Self {
         self.detail.evidence = Some(evidence);
         self
+    }
+
+    /// The upstream has certainly not processed the request.
+    pub fn unprocessed(mut self) -> Self {
+        self.detail.unprocessed = true;
+        self
+    }
+
+    /// Whether the upstream has certainly not processed the request: there was no connection, or
+    /// it was refused.
+    #[must_use]
+    pub fn is_unprocessed(&self) -> bool {
+        self.detail.unprocessed
+            || matches!(self.phase, Phase::Resolve | Phase::Connect | Phase::Tls)
     }
 
     /// What happened.

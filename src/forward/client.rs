@@ -13,7 +13,7 @@ use http::Version;
 
 use super::request::Peer;
 use super::websocket::Upgraded;
-use crate::upstream::http1::head::ResponseHead;
+use crate::upstream::exchange::ResponseHead;
 use crate::upstream::http1::upload::extend_field;
 
 /// Most bytes of interim responses that wait for the socket; what exceeds them is dropped, which
@@ -139,7 +139,7 @@ impl Interim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::http1::head::Framing;
+    use crate::upstream::exchange::Framing;
     use http::{HeaderMap, StatusCode};
 
     fn client() -> Client {

@@ -13,11 +13,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::client::Busy;
+use super::replay::Reader;
 use super::settle::Committed;
-use crate::upstream::http1::exchange::{Broken, Exchange, Piece};
+use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::{EndpointIndex, Upstream};
 
 /// Response content, of any origin.
@@ -60,7 +60,7 @@ pub struct Relayed {
 #[derive(Debug)]
 pub struct Source {
     /// Gone once the content is whole.
-    pub exchange: Option<Exchange<Incoming>>,
+    pub exchange: Option<Exchange<Reader>>,
     /// Whose pool takes the connection back.
     pub upstream: Rc<Upstream>,
     /// Which of its endpoints.

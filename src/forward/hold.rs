@@ -11,15 +11,15 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::replay::Reader;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::model::Hold;
-use crate::upstream::http1::exchange::{Broken, Exchange, Piece};
-use crate::upstream::http1::head::{Framing, ResponseHead};
+use crate::upstream::exchange::{Broken, Exchange, Piece};
+use crate::upstream::exchange::{Framing, ResponseHead};
 
 /// How long a response of unknown length is held that may be read as a stream. Long enough for an
 /// app that writes its answer in two pieces, too short for anybody to see.
@@ -47,7 +47,7 @@ impl Terms {
             Framing::Empty => Terms { bytes: hold.bytes, time: hold.time },
             Framing::Length(length) if length > hold.bytes as u64 => none,
             Framing::Length(_) => Terms { bytes: hold.bytes, time: hold.time },
-            Framing::Chunked | Framing::Close if is_useless_in_part(&head.fields) => {
+            Framing::Chunked | Framing::Close if is_useless_in_part(&head.fields, hold) => {
                 Terms { bytes: hold.bytes, time: hold.time }
             }
             Framing::Chunked | Framing::Close => {
@@ -64,7 +64,7 @@ impl Terms {
 }
 
 /// What came of holding.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Held {
     /// The content so far.
     pub pieces: VecDeque<Bytes>,
@@ -78,7 +78,7 @@ pub struct Held {
 ///
 /// # Errors
 /// When either side fails before that: nothing has been committed.
-pub async fn hold(exchange: &mut Exchange<Incoming>, terms: Terms) -> Result<Held, Broken> {
+pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held, Broken> {
     let mut held = Held { pieces: VecDeque::new(), trailers: None, whole: false };
     let mut size = 0;
     // The timer is made only for a response that is not whole at once.
@@ -140,11 +140,9 @@ fn is_stream(fields: &HeaderMap) -> bool {
 }
 
 /// Media types of which half is worth nothing.
-fn is_useless_in_part(fields: &HeaderMap) -> bool {
+fn is_useless_in_part(fields: &HeaderMap, hold: &Hold) -> bool {
     let media_type = media_type(fields);
-    media_type.eq_ignore_ascii_case(b"application/json")
-        || ends_with_ignore_case(media_type, b"+json")
-        || ends_with_ignore_case(media_type, b"+xml")
+    hold.types.iter().any(|pattern| pattern.matches(media_type))
 }
 
 fn media_type(fields: &HeaderMap) -> &[u8] {
@@ -154,14 +152,6 @@ fn media_type(fields: &HeaderMap) -> &[u8] {
 
 fn starts_with_ignore_case(value: &[u8], prefix: &[u8]) -> bool {
     value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-fn ends_with_ignore_case(value: &[u8], suffix: &[u8]) -> bool {
-    value
-        .len()
-        .checked_sub(suffix.len())
-        .and_then(|from| value.get(from..))
-        .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
 }
 
 /// The bytes still due to the client when the response has a Content-Length.

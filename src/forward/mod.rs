@@ -1,11 +1,11 @@
 //! Floor 4: one request, from its head to the end of its response.
 //!
 //! ```text
-//! handle ─► route ─► request ─► retry ─► response ─► hold ─► content ─► the client
-//!                       │          │         │         │         │
-//!                       │          └─────────┴────┬────┴─────────┘
-//!                       └► websocket              ▼
-//!                                              settle: counted, logged, journalled, answered
+//! handle ─► route ─► retry ─► request ─► hold ─► response ─► content ─► the client
+//!                      ▲ │                 │        │            │
+//!                      └─┴─────────────────┘        ├► websocket │
+//!                    another attempt                ▼            ▼
+//!                                    settle: counted, logged, journalled, answered
 //! ```
 //!
 //! Everything that a request touches belongs to its worker: [`Worker`], [`Route`] and the upstreams'
@@ -15,6 +15,7 @@
 pub mod client;
 pub mod content;
 pub mod hold;
+pub mod replay;
 pub mod request;
 pub mod response;
 pub mod retry;
@@ -46,7 +47,7 @@ use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::request_id::{RequestId, RequestIds};
 use crate::upstream::Upstream;
-use crate::upstream::http1::head::Framing;
+use crate::upstream::exchange::Framing;
 use crate::websocket::handshake;
 use crate::websocket::relay::Scratch;
 

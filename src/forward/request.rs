@@ -1,20 +1,22 @@
 //! The request, written again for the upstream (RFC 9110 §7.6, RFC 9112 §3).
 //!
-//! Before: a parsed request from hyper, HTTP/1.1 or HTTP/2. After: the bytes of an HTTP/1.1 head,
-//! in one normal form. Fields of the client's connection stay behind, those that tell the app about
-//! the client are replaced, or appended to if the client is a trusted proxy.
+//! Before: a parsed request from hyper, HTTP/1.1 or HTTP/2. After: a head in one normal form, as the
+//! bytes of HTTP/1.1 or as the fields of HTTP/2. Fields of the client's connection stay behind, those
+//! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
 use std::net::IpAddr;
 
 use bytes::BytesMut;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, TE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, VIA,
 };
 use http::{Method, Version, request};
 
 use crate::failure::ClientFailure;
 use crate::telemetry::request_id;
-use crate::upstream::http1::head::{Framing, is_hop_by_hop};
+use crate::upstream::exchange::Framing;
+use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
 
 /// `X-Request-Id`: what ties the answer, the log and the journal together.
@@ -93,8 +95,51 @@ pub struct Extra<'r> {
     pub websocket_key: Option<&'r str>,
 }
 
-/// Writes the head for the upstream.
-pub fn head(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
+/// Where fields are written to: each upstream protocol has its own form of the same fields.
+trait Fields {
+    /// A field of the client's that passes as it is.
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue);
+    /// A field of ours.
+    fn write(&mut self, name: &HeaderName, value: impl FnOnce(&mut BytesMut));
+}
+
+/// HTTP/1.1: bytes, one line after the other.
+impl Fields for BytesMut {
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        extend_field(self, name.as_str().as_bytes(), value.as_bytes());
+    }
+
+    fn write(&mut self, name: &HeaderName, value: impl FnOnce(&mut BytesMut)) {
+        self.extend_from_slice(name.as_str().as_bytes());
+        self.extend_from_slice(b": ");
+        value(self);
+        self.extend_from_slice(b"\r\n");
+    }
+}
+
+/// HTTP/2: a map, which the connection compresses.
+struct Map {
+    fields: HeaderMap,
+    scratch: BytesMut,
+}
+
+impl Fields for Map {
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.fields.append(name.clone(), value.clone());
+    }
+
+    fn write(&mut self, name: &HeaderName, value: impl FnOnce(&mut BytesMut)) {
+        value(&mut self.scratch);
+        let value = HeaderValue::from_maybe_shared(self.scratch.split().freeze());
+        // Everything written here comes from valid values.
+        if let Ok(value) = value {
+            self.fields.append(name.clone(), value);
+        }
+    }
+}
+
+/// Writes the head for an HTTP/1.1 upstream (RFC 9112 §3).
+pub fn http1(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(1024);
     let method = if extra.websocket_key.is_some() { &Method::GET } else { &parts.method };
     out.extend_from_slice(method.as_str().as_bytes());
@@ -103,22 +148,59 @@ pub fn head(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
     out.extend_from_slice(if target.is_empty() { b"/" } else { target.as_bytes() });
     out.extend_from_slice(b" HTTP/1.1\r\n");
     extend_field(&mut out, b"host", extra.host.as_bytes());
+    end_to_end(&mut out, parts, extra);
+    connection(&mut out, parts, extra);
+    out.extend_from_slice(match extra.framing {
+        Framing::Chunked => b"transfer-encoding: chunked\r\n",
+        Framing::Empty | Framing::Length(_) | Framing::Close => b"",
+    });
+    out.extend_from_slice(b"\r\n");
+    out
+}
 
+/// The head for an HTTP/2 upstream (RFC 9113 §8.3.1).
+///
+/// # Errors
+/// If host and target make no URI: the client's fault.
+pub fn http2(
+    parts: &request::Parts,
+    extra: &Extra<'_>,
+    scheme: &str,
+) -> Result<http::Request<()>, ClientFailure> {
+    let mut map = Map {
+        fields: HeaderMap::with_capacity(parts.headers.len() + 8),
+        scratch: BytesMut::with_capacity(256),
+    };
+    end_to_end(&mut map, parts, extra);
+    if wants_trailers(&parts.headers) {
+        map.fields.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    // An HTTP/1.0 client need not name a host, an :authority may not be empty.
+    let authority = if extra.host.is_empty() { "localhost" } else { extra.host };
+    let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(target);
+    let mut request = http::Request::new(());
+    *request.method_mut() = parts.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = uri.build().map_err(|_| ClientFailure::BadRequest)?;
+    *request.headers_mut() = map.fields;
+    Ok(request)
+}
+
+/// The fields that are the same in every version.
+fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let listed = connection_options(&parts.headers);
     for (name, value) in &parts.headers {
         if is_rewritten(name, extra.peer.trusted) || listed.contains(name) {
             continue;
         }
-        extend_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
+        out.copy(name, value);
     }
-    cookies(&mut out, &parts.headers);
-    connection(&mut out, parts, extra);
-    content(&mut out, parts, extra.framing);
-    via(&mut out, parts);
-    forwarding(&mut out, parts, extra);
-    extend_field(&mut out, b"x-request-id", extra.request_id.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    out
+    cookies(out, &parts.headers);
+    content(out, parts, extra.framing);
+    via(out, parts);
+    forwarding(out, parts, extra);
+    out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id.as_bytes()));
 }
 
 /// Fields that this file writes itself, or that stay behind.
@@ -156,16 +238,16 @@ fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 clients may split the cookie; HTTP/1.1 knows one line.
-fn cookies(out: &mut BytesMut, fields: &HeaderMap) {
+fn cookies(out: &mut impl Fields, fields: &HeaderMap) {
     let mut lines = fields.get_all(COOKIE).iter();
     let Some(first) = lines.next() else { return };
-    out.extend_from_slice(b"cookie: ");
-    out.extend_from_slice(first.as_bytes());
-    for line in lines {
-        out.extend_from_slice(b"; ");
-        out.extend_from_slice(line.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
+    out.write(&COOKIE, |out| {
+        out.extend_from_slice(first.as_bytes());
+        for line in lines {
+            out.extend_from_slice(b"; ");
+            out.extend_from_slice(line.as_bytes());
+        }
+    });
 }
 
 fn connection(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
@@ -174,30 +256,35 @@ fn connection(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
         if let Some(key) = extra.websocket_key {
             extend_field(out, b"sec-websocket-key", key.as_bytes());
         }
-        return;
-    }
-    // RFC 9110 §10.1.4: TE is for this hop; trailers can be promised again, because they pass.
-    let wants_trailers = parts.headers.get_all(TE).iter().any(|line| {
-        line.as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
-    if wants_trailers {
+    } else if wants_trailers(&parts.headers) {
         out.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
     }
 }
 
-fn content(out: &mut BytesMut, parts: &request::Parts, framing: Framing) {
+/// RFC 9110 §10.1.4: TE is for this hop; trailers can be promised again, because they pass.
+fn wants_trailers(fields: &HeaderMap) -> bool {
+    fields.get_all(TE).iter().any(|line| {
+        line.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    })
+}
+
+fn content(out: &mut impl Fields, parts: &request::Parts, framing: Framing) {
     match framing {
         Framing::Length(length) => {
-            extend_field(out, b"content-length", length.to_string().as_bytes());
+            out.write(&CONTENT_LENGTH, |out| {
+                use std::fmt::Write as _;
+                // Writing to a buffer that grows cannot fail.
+                let _ = write!(out, "{length}");
+            });
         }
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Chunked => {}
         // RFC 9110 §8.6: methods that expect content say that there is none.
         Framing::Empty | Framing::Close => {
             let expected = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
             if expected || parts.headers.contains_key(CONTENT_LENGTH) {
-                out.extend_from_slice(b"content-length: 0\r\n");
+                out.copy(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
             }
         }
     }
@@ -212,48 +299,48 @@ pub fn via_version(version: Version) -> &'static str {
     }
 }
 
-fn via(out: &mut BytesMut, parts: &request::Parts) {
-    out.extend_from_slice(b"via: ");
-    for line in parts.headers.get_all(VIA) {
-        out.extend_from_slice(line.as_bytes());
-        out.extend_from_slice(b", ");
-    }
-    out.extend_from_slice(via_version(parts.version).as_bytes());
-    out.extend_from_slice(b"\r\n");
+fn via(out: &mut impl Fields, parts: &request::Parts) {
+    out.write(&VIA, |out| {
+        for line in parts.headers.get_all(VIA) {
+            out.extend_from_slice(line.as_bytes());
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(via_version(parts.version).as_bytes());
+    });
 }
 
 /// RFC 7239 and its older relatives.
-fn forwarding(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
+fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let peer = extra.peer;
     let mut address = AddressText { text: [0; 46], length: 0 };
     let text = address.write(peer.address);
-    out.extend_from_slice(b"x-forwarded-for: ");
-    append_trusted(out, parts, peer, &X_FORWARDED_FOR);
-    out.extend_from_slice(text.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.write(&X_FORWARDED_FOR, |out| {
+        append_trusted(out, parts, peer, &X_FORWARDED_FOR);
+        out.extend_from_slice(text.as_bytes());
+    });
     if !(peer.trusted && parts.headers.contains_key(X_FORWARDED_PROTO)) {
-        extend_field(out, b"x-forwarded-proto", peer.scheme.as_bytes());
+        out.write(&X_FORWARDED_PROTO, |out| out.extend_from_slice(peer.scheme.as_bytes()));
     }
     let host_is_told = peer.trusted && parts.headers.contains_key(X_FORWARDED_HOST);
     if !host_is_told && !extra.host.is_empty() {
-        extend_field(out, b"x-forwarded-host", extra.host.as_bytes());
+        out.write(&X_FORWARDED_HOST, |out| out.extend_from_slice(extra.host.as_bytes()));
     }
-    out.extend_from_slice(b"forwarded: ");
-    append_trusted(out, parts, peer, &FORWARDED);
-    // RFC 7239 §6: an IPv6 address is bracketed and quoted.
-    let (open, close): (&[u8], &[u8]) =
-        if peer.address.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
-    out.extend_from_slice(open);
-    out.extend_from_slice(text.as_bytes());
-    out.extend_from_slice(close);
-    if !extra.host.is_empty() && !extra.host.contains(['"', '\\']) {
-        out.extend_from_slice(b";host=\"");
-        out.extend_from_slice(extra.host.as_bytes());
-        out.extend_from_slice(b"\"");
-    }
-    out.extend_from_slice(b";proto=");
-    out.extend_from_slice(peer.scheme.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.write(&FORWARDED, |out| {
+        append_trusted(out, parts, peer, &FORWARDED);
+        // RFC 7239 §6: an IPv6 address is bracketed and quoted.
+        let (open, close): (&[u8], &[u8]) =
+            if peer.address.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
+        out.extend_from_slice(open);
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(close);
+        if !extra.host.is_empty() && !extra.host.contains(['"', '\\']) {
+            out.extend_from_slice(b";host=\"");
+            out.extend_from_slice(extra.host.as_bytes());
+            out.extend_from_slice(b"\"");
+        }
+        out.extend_from_slice(b";proto=");
+        out.extend_from_slice(peer.scheme.as_bytes());
+    });
 }
 
 fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name: &HeaderName) {
@@ -320,7 +407,7 @@ mod tests {
             upgrade: false,
             websocket_key: None,
         };
-        String::from_utf8(head(parts, &extra).to_vec()).unwrap()
+        String::from_utf8(http1(parts, &extra).to_vec()).unwrap()
     }
 
     #[test]
@@ -332,6 +419,47 @@ mod tests {
              x-forwarded-for: 10.0.0.9\r\nx-forwarded-proto: http\r\nx-forwarded-host: h.test\r\n\
              forwarded: for=10.0.0.9;host=\"h.test\";proto=http\r\nx-request-id: id-1\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_http_2_head_has_the_same_fields_without_those_of_a_connection() {
+        let parts = parts(
+            http::Request::post("/a?b=c")
+                .header("host", "h.test")
+                .header("x", "1")
+                .header("te", "trailers")
+                .header("connection", "x-one")
+                .header("x-one", "1")
+                .header("cookie", "a=1")
+                .header("cookie", "b=2"),
+        );
+        let peer = Peer { address: [10, 0, 0, 9].into(), scheme: "http", trusted: false };
+        let extra = Extra {
+            peer: &peer,
+            host: "h.test",
+            request_id: "id-1",
+            framing: Framing::Length(5),
+            upgrade: false,
+            websocket_key: None,
+        };
+        let head = http2(&parts, &extra, "https").unwrap();
+        assert_eq!(head.uri(), "https://h.test/a?b=c");
+        let field = |name: &str| head.headers().get(name).map(|value| value.to_str().unwrap());
+        for (name, value) in [
+            ("x", "1"),
+            ("te", "trailers"),
+            ("cookie", "a=1; b=2"),
+            ("content-length", "5"),
+            ("via", "1.1 seawall"),
+            ("x-forwarded-for", "10.0.0.9"),
+            ("forwarded", "for=10.0.0.9;host=\"h.test\";proto=http"),
+            ("x-request-id", "id-1"),
+        ] {
+            assert_eq!(field(name), Some(value), "{name}");
+        }
+        for name in ["host", "connection", "x-one", "transfer-encoding"] {
+            assert_eq!(field(name), None, "{name}");
+        }
     }
 
     #[test]
@@ -407,7 +535,7 @@ mod tests {
             upgrade: false,
             websocket_key: None,
         };
-        let written = String::from_utf8(head(&parts, &extra).to_vec()).unwrap();
+        let written = String::from_utf8(http1(&parts, &extra).to_vec()).unwrap();
         assert!(written.contains("forwarded: for=\"[2001:db8::1]\";host=\"h\";proto=https\r\n"));
     }
 }

@@ -1,8 +1,8 @@
-//! The upstream's response: judged, held, committed.
+//! The upstream's response: judged and committed.
 //!
-//! Before: `retry` has brought a head. After: a response for hyper, whole or flowing through
-//! `content`. Between the two lies the commit point: until [`Held::commit`] every failure is still
-//! an answer.
+//! Before: `retry` has brought a head and what is held of the content. After: a response for hyper,
+//! whole or flowing through `content`. Between the two lies the commit point: until
+//! [`Held::commit`] every failure is still an answer.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, RETRY_AFTER, VIA};
@@ -10,14 +10,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::client::{Busy, Client};
 use super::content::{Content, Relayed, Source};
-use super::hold::{self, Terms};
+use super::hold;
 use super::request::{X_REQUEST_ID, via_version};
 use super::retry::Answered;
 use super::settle::Held;
 use crate::failure::app::{self, Finding, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{Failure, Phase};
-use crate::upstream::http1::exchange::Broken;
-use crate::upstream::http1::head::ResponseHead;
+use crate::upstream::exchange::ResponseHead;
 
 /// Answers with what the upstream said, or for it.
 pub async fn respond(
@@ -27,21 +26,8 @@ pub async fn respond(
     route: &super::Route,
     busy: Busy,
 ) -> Response<Content> {
-    let Answered { mut exchange, head, endpoint } = answered;
+    let Answered { exchange, head, content, judgement, endpoint } = answered;
     let settings = &route.settings;
-    let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
-    let mut terms = Terms::of(&head, &settings.hold);
-    if judgement != Judgement::Known(Verdict::Healthy) {
-        terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
-    }
-    let content = match hold::hold(&mut exchange, terms).await {
-        Ok(content) => content,
-        Err(Broken::Upstream(failure)) => {
-            client.withdraw_interim();
-            return held.answer(route.upstream.place(endpoint, failure));
-        }
-        Err(Broken::Client(failure, _)) => return held.refuse(failure),
-    };
     client.withdraw_interim();
     let mut source =
         Source { exchange: Some(exchange), upstream: route.upstream.clone(), endpoint };

@@ -1,44 +1,62 @@
 //! Sending a request, and sending it again where that is allowed (P8).
 //!
-//! A request is sent again only if no byte of it has reached an upstream (RFC 9110 §9.2.2 leaves
-//! that to the proxy), or if it is idempotent and its idle connection turned out to be closed
-//! (RFC 9112 §9.3.1: the upstream closed it before it saw the request). Its content must still be
-//! with the client then.
+//! Before: `handle` has found the route. After: `response` has a response of which nothing has been
+//! committed, or a failure to answer with. Until then an attempt can be followed by another one:
 //!
-//! Before: `request` has written the head. After: `response` has the upstream's head.
+//! | what became of the request | sent again | where |
+//! | --- | --- | --- |
+//! | no byte of it was sent: no connection | whatever it is | another endpoint |
+//! | refused unprocessed (REFUSED_STREAM, GOAWAY) | whatever it is | another endpoint, or the same |
+//! | its idle connection was closed | if idempotent, or if no byte was sent | the same; free of charge |
+//! | it may have been processed | if idempotent (RFC 9110 §9.2.2) | another endpoint, or the same |
+//!
+//! Idempotent are the methods that say so and, if configured, requests with an `Idempotency-Key`.
+//! All but the stale connection need an attempt that is left, time, the content (`replay`), and a
+//! withdrawal from the budget.
 
-use http::{Method, request};
+use std::time::Duration;
+
+use http::{HeaderName, Method, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::client::Client;
+use super::hold::{self, Terms};
+use super::replay::{Reader, Replay};
 use super::request::{self as rewrite, Extra};
 use super::settle::Held;
 use super::{Route, Worker};
+use crate::failure::app::{self, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{ClientFailure, Failure, Kind};
 use crate::telemetry::metrics::RetryResult;
-use crate::upstream::http1::exchange::{Broken, Exchange, Head, Request};
-use crate::upstream::http1::head::{Asked, Framing, ResponseHead};
-use crate::upstream::http1::upload::Rest;
-use crate::upstream::{EndpointIndex, Reuse};
+use crate::upstream::exchange::{
+    Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
+};
+use crate::upstream::{EndpointIndex, Link, Need, http1, http2};
 
-/// A request whose final response head has come.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A request whose response has come: all of it, or as much as is held.
 #[derive(Debug)]
 pub struct Answered {
-    /// The exchange, at the start of the content.
-    pub exchange: Exchange<Incoming>,
+    /// The exchange, behind what is held.
+    pub exchange: Exchange<Reader>,
     /// The head.
     pub head: ResponseHead,
+    /// What is held of the content.
+    pub content: hold::Held,
+    /// What the head says about the app.
+    pub judgement: Judgement,
     /// Who answered.
     pub endpoint: EndpointIndex,
 }
 
-/// A request without a response head.
+/// A request without a response: whose failure, and what is left of the request content.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// The upstream's failure, and what is left of the request content.
+    /// The upstream's.
     Upstream(Failure, Option<Incoming>),
-    /// The client's failure, and what is left of the request content.
+    /// The client's.
     Client(ClientFailure, Option<Incoming>),
 }
 
@@ -53,6 +71,26 @@ pub struct Outgoing<'r> {
     pub expects_continue: bool,
 }
 
+/// Why an attempt brought no response.
+enum Trouble {
+    Upstream(Failure, Fate),
+    /// No connection: the attempt has not begun.
+    Unreachable(Failure),
+    Client(ClientFailure),
+}
+
+/// What all attempts of a request share.
+struct Attempts<'r> {
+    worker: &'r Worker,
+    route: &'r Route,
+    client: &'r Client,
+    outgoing: &'r Outgoing<'r>,
+    replay: Replay,
+    idempotent: bool,
+    begun: u32,
+    started: Instant,
+}
+
 /// Sends the request to an endpoint, or to the next one, until one of them answers.
 pub async fn send(
     worker: &Worker,
@@ -63,93 +101,214 @@ pub async fn send(
     body: Option<Incoming>,
 ) -> Result<Answered, Unanswered> {
     let upstream = &route.upstream;
-    let upgrade = outgoing.extra.upgrade;
-    let mut body = body;
+    let settings = &upstream.settings().retry;
+    let content = body.filter(|_| outgoing.extra.framing != Framing::Empty);
+    let kept = if settings.attempts > 1 { settings.replay_bytes } else { 0 };
+    let mut attempts = Attempts {
+        worker,
+        route,
+        client,
+        outgoing,
+        replay: Replay::new(content, kept),
+        idempotent: is_idempotent(outgoing.parts, settings.idempotency_key),
+        begun: 0,
+        started: Instant::now(),
+    };
+    upstream.budget().deposit();
     let mut endpoint = upstream.pick();
-    let mut reuse = if upgrade { Reuse::Never } else { Reuse::Allowed };
-    let mut attempts_left = upstream.settings().retry.attempts;
+    let mut need = if outgoing.extra.upgrade { Need::Upgrade } else { Need::Any };
     let mut earlier: Option<Failure> = None;
     loop {
-        attempts_left = attempts_left.saturating_sub(1);
-        let connection = match upstream.connection(endpoint, reuse).await {
-            Ok(connection) => connection,
-            Err(failure) => {
-                let next = upstream.after(endpoint).filter(|_| attempts_left > 0);
-                match next.filter(|_| failure.kind() != Kind::ConnectionLimitReached) {
-                    Some(next) => {
-                        endpoint = next;
-                        // Its own outcome is known only when the next attempt's is.
-                        supersede(route, earlier.replace(failure));
-                        continue;
-                    }
-                    None => {
-                        supersede(route, earlier.take());
-                        return Err(Unanswered::Upstream(failure, body));
-                    }
-                }
-            }
-        };
-        let mut exchange = Exchange::new(
-            connection,
-            std::sync::Arc::clone(upstream.settings()),
-            Request {
-                head: rewrite::head(outgoing.parts, &outgoing.extra),
-                body: body.take(),
-                framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
-                asked: Asked { head: outgoing.parts.method == Method::HEAD, upgrade },
-                expects_continue: outgoing.expects_continue,
-                content_limit: route.settings.request_body_bytes,
-                client_timeout: worker.clients.body_timeout,
-            },
-        );
-        let sent = Instant::now();
-        match final_head(&mut exchange, client, outgoing.parts).await {
-            Ok(head) => {
-                upstream.metrics().head_received(sent.elapsed());
+        let (failure, next) = match attempts.run(endpoint, need).await {
+            Ok(answered) => {
+                attempts.replay.forget();
                 if let Some(failure) = earlier {
                     upstream.metrics().retried(RetryResult::Recovered);
                     held.recovered(failure);
                 }
-                return Ok(Answered { exchange, head, endpoint });
+                return Ok(answered);
             }
-            Err(Broken::Client(failure, _)) => {
+            Err(Trouble::Client(failure)) => {
                 supersede(route, earlier.take());
-                return Err(Unanswered::Client(failure, rest(exchange.into_body())));
+                return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
-            Err(Broken::Upstream(failure)) => {
-                let again = exchange.was_stale()
-                    && (exchange.sent() == 0 || is_idempotent(&outgoing.parts.method));
-                match exchange.into_body() {
-                    Rest::Untouched(untouched) if again => {
-                        body = untouched;
-                        reuse = Reuse::Never;
-                        upstream.metrics().retried(RetryResult::Stale);
-                        tracing::debug!(%failure, "the idle connection was closed; sending again");
-                    }
-                    left => {
-                        supersede(route, earlier.take());
-                        return Err(Unanswered::Upstream(
-                            upstream.place(endpoint, failure),
-                            rest(left),
-                        ));
-                    }
+            Err(Trouble::Unreachable(failure)) => {
+                let next = attempts.after_unreachable(endpoint, &failure);
+                (failure, next)
+            }
+            Err(Trouble::Upstream(failure, Fate::Stale { unsent }))
+                if (unsent || attempts.idempotent) && attempts.replay.is_possible() =>
+            {
+                // Says nothing of the upstream: it closed a connection that nobody used.
+                upstream.metrics().retried(RetryResult::Stale);
+                tracing::debug!(%failure, "the idle connection was closed; sending again");
+                attempts.begun -= 1;
+                need = attempts.need(Need::Fresh);
+                continue;
+            }
+            Err(Trouble::Upstream(failure, fate)) => {
+                let next = attempts.after(endpoint, &failure, fate);
+                (upstream.place(endpoint, failure), next)
+            }
+        };
+        let Some(next) = next else {
+            supersede(route, earlier.take());
+            return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));
+        };
+        client.withdraw_interim();
+        endpoint = next;
+        need = attempts.need(Need::Any);
+        // Its own outcome is known only when the next attempt's is.
+        supersede(route, earlier.replace(failure));
+    }
+}
+
+impl Attempts<'_> {
+    /// One attempt at one endpoint.
+    async fn run(&mut self, endpoint: EndpointIndex, need: Need) -> Result<Answered, Trouble> {
+        self.begun += 1;
+        let upstream = &self.route.upstream;
+        let link = upstream.link(endpoint, need).await.map_err(Trouble::Unreachable)?;
+        let mut exchange = self.exchange(endpoint, link)?;
+        let sent = Instant::now();
+        let head = match self.final_head(&mut exchange).await {
+            Ok(head) => head,
+            Err(broken) => return Err(trouble(broken, &exchange)),
+        };
+        upstream.metrics().head_received(sent.elapsed());
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let judgement = Judgement::Known(Verdict::Healthy);
+            let content = hold::Held::default();
+            return Ok(Answered { exchange, head, content, judgement, endpoint });
+        }
+        let settings = &self.route.settings;
+        let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
+        let mut terms = Terms::of(&head, &settings.hold);
+        if judgement != Judgement::Known(Verdict::Healthy) {
+            terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
+        }
+        match hold::hold(&mut exchange, terms).await {
+            Ok(content) => Ok(Answered { exchange, head, content, judgement, endpoint }),
+            Err(broken) => Err(trouble(broken, &exchange)),
+        }
+    }
+
+    fn exchange(&self, endpoint: EndpointIndex, link: Link) -> Result<Exchange<Reader>, Trouble> {
+        let upstream = &self.route.upstream;
+        let settings = std::sync::Arc::clone(upstream.settings());
+        let outgoing = self.outgoing;
+        let upgrade = outgoing.extra.upgrade;
+        let common = Request {
+            head: (),
+            body: self.replay.reader(),
+            framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
+            asked: Asked { head: outgoing.parts.method == Method::HEAD, upgrade },
+            expects_continue: outgoing.expects_continue,
+            content_limit: self.route.settings.request_body_bytes,
+            client_timeout: self.worker.clients.body_timeout,
+            head_timeout: self.head_timeout(),
+        };
+        Ok(match link {
+            Link::Http1(connection) => {
+                let head = rewrite::http1(outgoing.parts, &outgoing.extra);
+                let request = common.with_head(head);
+                Exchange::Http1(http1::exchange::Exchange::new(connection, settings, request))
+            }
+            Link::Http2(lease) => {
+                let scheme = upstream.scheme(endpoint);
+                let head = rewrite::http2(outgoing.parts, &outgoing.extra, scheme);
+                let request = common.with_head(head.map_err(Trouble::Client)?);
+                let exchange = http2::exchange::Exchange::new(lease, settings, request);
+                Exchange::Http2(Box::new(exchange))
+            }
+        })
+    }
+
+    /// An attempt that another one may follow is not waited for longer than configured.
+    fn head_timeout(&self) -> Duration {
+        let settings = self.route.upstream.settings();
+        let (all, retry) = (settings.timeouts.head, &settings.retry);
+        let another = self.begun < retry.attempts && self.idempotent;
+        if another && !retry.attempt.is_zero() { all.min(retry.attempt) } else { all }
+    }
+
+    async fn final_head(&self, exchange: &mut Exchange<Reader>) -> Result<ResponseHead, Broken> {
+        loop {
+            match exchange.head().await? {
+                Head::Final(head) => return Ok(head),
+                // hyper says 100 itself, when the upload takes the first content.
+                Head::Interim(head) if head.status == StatusCode::CONTINUE => {}
+                Head::Interim(head) => {
+                    self.client.pass_interim(&head, self.outgoing.parts.version).await;
                 }
             }
         }
     }
+
+    fn need(&self, usual: Need) -> Need {
+        if self.outgoing.extra.upgrade { Need::Upgrade } else { usual }
+    }
+
+    /// Where to go after an endpoint that could not be reached.
+    fn after_unreachable(&self, at: EndpointIndex, failure: &Failure) -> Option<EndpointIndex> {
+        // The limit is the upstream's, so that another endpoint is behind it too.
+        let other = self.route.upstream.after(at);
+        other.filter(|_| failure.kind() != Kind::ConnectionLimitReached && self.may_go_on())
+    }
+
+    /// Where to go after an endpoint that failed with the request.
+    fn after(&self, at: EndpointIndex, failure: &Failure, fate: Fate) -> Option<EndpointIndex> {
+        let allowed = match fate {
+            Fate::Unprocessed | Fate::Stale { unsent: true } => true,
+            Fate::Stale { unsent: false } | Fate::Unknown => {
+                self.idempotent && may_pass(failure.kind())
+            }
+        };
+        let next = self.route.upstream.after(at).unwrap_or(at);
+        (allowed && self.replay.is_possible() && self.may_go_on()).then_some(next)
+    }
+
+    /// Whether there is an attempt, time and money left.
+    fn may_go_on(&self) -> bool {
+        let upstream = &self.route.upstream;
+        let retry = &upstream.settings().retry;
+        if self.begun >= retry.attempts || self.started.elapsed() >= retry.total {
+            return false;
+        }
+        let affordable = upstream.budget().withdraw();
+        if !affordable {
+            upstream.metrics().retried(RetryResult::OverBudget);
+        }
+        affordable
+    }
 }
 
-async fn final_head(
-    exchange: &mut Exchange<Incoming>,
-    client: &Client,
-    parts: &request::Parts,
-) -> Result<ResponseHead, Broken> {
-    loop {
-        match exchange.head().await? {
-            Head::Final(head) => return Ok(head),
-            // hyper says 100 itself, when the upload takes the first content.
-            Head::Interim(head) if head.status == http::StatusCode::CONTINUE => {}
-            Head::Interim(head) => client.pass_interim(&head, parts.version).await,
+/// Whether a failure may be gone at the next attempt. A response that is too large, or that is no
+/// HTTP, would be the same again.
+fn may_pass(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::ConnectionTerminated
+            | Kind::ConnectionReadTimeout
+            | Kind::ConnectionWriteTimeout
+            | Kind::DestinationIpUnroutable
+            | Kind::HttpResponseIncomplete
+            | Kind::HttpResponseTimeout
+            | Kind::TlsAlertReceived
+    )
+}
+
+fn trouble(broken: Broken, exchange: &Exchange<Reader>) -> Trouble {
+    match broken {
+        Broken::Upstream(failure) => match exchange.fate() {
+            fate @ (Fate::Unprocessed | Fate::Stale { unsent: true }) => {
+                Trouble::Upstream(failure.unprocessed(), fate)
+            }
+            fate => Trouble::Upstream(failure, fate),
+        },
+        Broken::Client(failure, source) => {
+            tracing::debug!(%failure, %source, "the client failed");
+            Trouble::Client(failure)
         }
     }
 }
@@ -163,17 +322,9 @@ fn supersede(route: &Route, failure: Option<Failure>) {
 }
 
 /// RFC 9110 §9.2.2.
-fn is_idempotent(method: &Method) -> bool {
+fn is_idempotent(parts: &request::Parts, by_key: bool) -> bool {
     matches!(
-        *method,
+        parts.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
-}
-
-fn rest(rest: Rest<Incoming>) -> Option<Incoming> {
-    match rest {
-        Rest::Untouched(body) => body,
-        Rest::Partly(body) => Some(body),
-        Rest::Taken => None,
-    }
+    ) || (by_key && parts.headers.contains_key(IDEMPOTENCY_KEY))
 }

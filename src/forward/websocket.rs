@@ -70,7 +70,7 @@ pub async fn respond(
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
         return response::respond(held, client, answered, route, busy).await;
     }
-    let Answered { exchange, head, endpoint } = answered;
+    let Answered { exchange, head, endpoint, .. } = answered;
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
         Ok(agreed) => agreed,
         Err(error) => {
@@ -92,9 +92,12 @@ pub async fn respond(
         }
     }
     response::add_fields(response.headers_mut(), &held);
-    if let Some(session) = held.commit(status.as_u16()).upgrade() {
+    let connection = exchange.into_upgraded();
+    if let Some(session) = held.commit(status.as_u16()).upgrade()
+        && let Some(connection) = connection
+    {
         client.upgraded.replace(Some(Upgraded {
-            connection: exchange.into_upgraded(),
+            connection,
             agreed,
             session,
             route: Rc::clone(route),

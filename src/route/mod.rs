@@ -114,13 +114,16 @@ fn path_matches(pattern: &PathPattern, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{Hold, Retry, Timeouts, Upstream, UpstreamLimits, UpstreamTls};
+    use crate::config::model::{
+        Hold, Retry, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol, UpstreamTls,
+    };
     use crate::failure::policy::Policy;
 
     fn router(patterns: &[(HostPattern, PathPattern)]) -> Router {
         let upstream = Arc::new(Upstream {
             name: "app".into(),
             endpoints: Vec::new(),
+            protocol: UpstreamProtocol::default(),
             timeouts: Timeouts::default(),
             limits: UpstreamLimits::default(),
             retry: Retry::default(),

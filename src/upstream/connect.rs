@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::stream::Stream;
-use super::tls::Tls;
+use super::tls::{Purpose, Tls};
 use crate::config::model::{Endpoint, Timeouts};
 use crate::failure::classify::{self, Facts};
 use crate::failure::{Failure, Phase};
@@ -39,7 +39,7 @@ impl Target {
     ///
     /// # Errors
     /// The classified failure of the step that failed, without upstream and endpoint names.
-    pub async fn connect(&self, timeouts: &Timeouts) -> Result<Stream, Failure> {
+    pub async fn connect(&self, timeouts: &Timeouts, purpose: Purpose) -> Result<Stream, Failure> {
         let addresses = self.resolve(timeouts).await?;
         let deadline = Instant::now() + timeouts.connect;
         let tcp = within(deadline, Phase::Connect, connect_any(&addresses)).await?;
@@ -47,7 +47,7 @@ impl Target {
         tcp.set_nodelay(true)
             .map_err(|error| classify::failure(&Facts::in_phase(Phase::Connect), error))?;
         let Some((tls, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
-        let handshake = tls.connector().connect(name.clone(), tcp);
+        let handshake = tls.connector(purpose).connect(name.clone(), tcp);
         let session = within(deadline, Phase::Tls, handshake).await?;
         Ok(Stream::Tls(Box::new(session)))
     }

@@ -1,25 +1,32 @@
 //! Floor 3: everything between a request that is ready to be sent and the bytes that come back.
 //!
 //! [`Shared`] is what all workers know about an upstream; [`Upstream`] is one worker's view of it,
-//! with its own connection pools. A request takes a [`pool::Connection`] to an endpoint, runs an
-//! [`http1::exchange::Exchange`] on it and gives it back. Every error that leaves this floor is a
-//! [`Failure`].
+//! with its own connections. A request gets a [`Link`] to an endpoint, a connection of its own or a
+//! place on a shared one, runs an [`exchange::Exchange`] on it and gives it back. Every error that
+//! leaves this floor is a [`Failure`].
 
 pub mod admission;
+pub mod budget;
 pub mod connect;
 pub mod deadline;
+pub mod exchange;
 pub mod http1;
+pub mod http2;
 pub mod pool;
 pub mod stream;
 pub mod tls;
+pub mod upload;
 
 use std::cell::Cell;
 use std::sync::Arc;
 
 use admission::{Admission, Place, Refused};
+use budget::Budget;
 use connect::Target;
+use http2::session::{Lease, Session, Sessions};
 use pool::{Connection, OpenCount, Pool, Ticket};
-use tls::{Tls, TlsSettingsError};
+use stream::Stream;
+use tls::{Purpose, Tls, TlsSettingsError};
 
 use crate::config::model;
 use crate::failure::{Failure, Kind, Phase};
@@ -67,21 +74,49 @@ impl Shared {
 #[derive(Debug)]
 pub struct Upstream {
     shared: Arc<Shared>,
-    pools: Vec<Pool>,
+    endpoints: Vec<Endpoint>,
     turn: Cell<usize>,
+    budget: Budget,
+}
+
+/// One worker's connections to an endpoint.
+#[derive(Debug)]
+struct Endpoint {
+    pool: Pool,
+    sessions: Sessions,
+    /// What it spoke last: with `protocol: auto` that is known only after a handshake.
+    speaks: Cell<Speaks>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    Unknown,
+    Http1,
+    Http2,
 }
 
 /// Which endpoint of an upstream: its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointIndex(usize);
 
-/// Whether an idle connection may carry the request.
+/// What a request travels on.
+#[derive(Debug)]
+pub enum Link {
+    /// An HTTP/1.1 connection of its own.
+    Http1(Connection),
+    /// A place on a shared HTTP/2 connection.
+    Http2(Lease),
+}
+
+/// What a request needs of its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reuse {
-    /// An idle one if there is one.
-    Allowed,
-    /// A new one: the last one was stale, or the connection will be upgraded.
-    Never,
+pub enum Need {
+    /// An open one if there is one.
+    Any,
+    /// A new one: the last one was stale.
+    Fresh,
+    /// A new HTTP/1.1 connection, to be upgraded.
+    Upgrade,
 }
 
 impl Upstream {
@@ -90,9 +125,20 @@ impl Upstream {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let limits = &shared.settings.limits;
         let keep_alive = shared.settings.timeouts.keep_alive;
-        let pools =
-            shared.targets.iter().map(|_| Pool::new(limits.idle_connections, keep_alive)).collect();
-        Upstream { shared, pools, turn: Cell::new(worker) }
+        let endpoint = |target: &Target| Endpoint {
+            pool: Pool::new(limits.idle_connections, keep_alive),
+            sessions: Sessions::new(keep_alive),
+            speaks: Cell::new(match (shared.settings.protocol, target.tls.is_some()) {
+                (model::UpstreamProtocol::Http2, _) => Speaks::Http2,
+                (model::UpstreamProtocol::Auto, true) => Speaks::Unknown,
+                (model::UpstreamProtocol::Auto | model::UpstreamProtocol::Http1, _) => {
+                    Speaks::Http1
+                }
+            }),
+        };
+        let endpoints = shared.targets.iter().map(endpoint).collect();
+        let budget = Budget::new(shared.settings.retry.budget_percent);
+        Upstream { shared, endpoints, turn: Cell::new(worker), budget }
     }
 
     /// The settings.
@@ -112,49 +158,113 @@ impl Upstream {
     pub fn pick(&self) -> EndpointIndex {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        EndpointIndex(turn % self.pools.len().max(1))
+        EndpointIndex(turn % self.endpoints.len().max(1))
     }
 
     /// The endpoint to try after this one, if there is another.
     #[must_use]
     pub fn after(&self, endpoint: EndpointIndex) -> Option<EndpointIndex> {
-        let next = (endpoint.0 + 1) % self.pools.len().max(1);
+        let next = (endpoint.0 + 1) % self.endpoints.len().max(1);
         (next != endpoint.0).then_some(EndpointIndex(next))
     }
 
-    /// A connection to the endpoint: idle or new.
+    /// What may be spent on retries.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// `http` or `https`: the scheme of an endpoint.
+    #[must_use]
+    pub fn scheme(&self, endpoint: EndpointIndex) -> &'static str {
+        match self.shared.targets.get(endpoint.0) {
+            Some(target) if target.tls.is_some() => "https",
+            _ => "http",
+        }
+    }
+
+    /// A link to the endpoint.
     ///
     /// # Errors
     /// The failure, complete with upstream and endpoint names. No byte of the request has been
     /// sent then.
-    pub async fn connection(
-        &self,
-        endpoint: EndpointIndex,
-        reuse: Reuse,
-    ) -> Result<Connection, Failure> {
-        if reuse == Reuse::Allowed
-            && let Some(connection) = self.pools.get(endpoint.0).and_then(Pool::take)
+    pub async fn link(&self, index: EndpointIndex, need: Need) -> Result<Link, Failure> {
+        let Some(endpoint) = self.endpoints.get(index.0) else {
+            // Indices come from pick(): there is an endpoint unless the upstream has none at all.
+            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
+        };
+        if need == Need::Any
+            && endpoint.speaks.get() != Speaks::Http2
+            && let Some(connection) = endpoint.pool.take()
         {
-            return Ok(connection);
+            return Ok(Link::Http1(connection));
         }
         // Boxed, because a request on an idle connection shall not carry the room for a handshake.
-        Box::pin(self.open(endpoint)).await.map_err(|failure| self.place(endpoint, failure))
+        let link = Box::pin(async {
+            match (need, endpoint.speaks.get()) {
+                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade).await,
+                (Need::Any | Need::Fresh, Speaks::Http1) => {
+                    self.open_http1(index, Purpose::Requests).await
+                }
+                (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
+                    self.join(index, endpoint).await
+                }
+            }
+        });
+        link.await.map_err(|failure| self.place(index, failure))
     }
 
-    async fn open(&self, endpoint: EndpointIndex) -> Result<Connection, Failure> {
+    async fn open_http1(&self, index: EndpointIndex, purpose: Purpose) -> Result<Link, Failure> {
+        let (stream, ticket) = self.open(index, purpose).await?;
+        Ok(Link::Http1(Connection::new(stream, ticket)))
+    }
+
+    /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
+    async fn join(&self, index: EndpointIndex, endpoint: &Endpoint) -> Result<Link, Failure> {
+        loop {
+            let mut plain = None;
+            let lease = endpoint.sessions.lease(async {
+                let (stream, ticket) = self.open(index, Purpose::Requests).await?;
+                let agreed = stream.alpn_agreed_on(tls::HTTP_2);
+                let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
+                if agreed == Some(false) {
+                    if strict {
+                        let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
+                        return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
+                    }
+                    endpoint.speaks.set(Speaks::Http1);
+                    plain = Some(Connection::new(stream, ticket));
+                    return Ok(None);
+                }
+                endpoint.speaks.set(Speaks::Http2);
+                Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
+            });
+            if let Some(lease) = lease.await? {
+                return Ok(Link::Http2(lease));
+            }
+            if let Some(connection) = plain {
+                return Ok(Link::Http1(connection));
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        index: EndpointIndex,
+        purpose: Purpose,
+    ) -> Result<(Stream, Ticket), Failure> {
         let settings = &self.shared.settings;
         let metrics = &self.shared.metrics;
-        let Some(target) = self.shared.targets.get(endpoint.0) else {
-            // Indices come from pick(): there is a target unless the upstream has none at all.
+        let Some(target) = self.shared.targets.get(index.0) else {
             return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
         };
         let limit = settings.limits.connections;
         let Some(ticket) = Ticket::take(&self.shared.open, limit, metrics.connections()) else {
             return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
         };
-        let result = target.connect(&settings.timeouts).await;
-        metrics.connected(endpoint.0, result.is_ok());
-        Ok(Connection::new(result?, ticket))
+        let result = target.connect(&settings.timeouts, purpose).await;
+        metrics.connected(index.0, result.is_ok());
+        Ok((result?, ticket))
     }
 
     /// A place for one more WebSocket.
@@ -170,8 +280,8 @@ impl Upstream {
 
     /// Keeps a connection for the next request.
     pub fn give_back(&self, endpoint: EndpointIndex, connection: Connection) {
-        if let Some(pool) = self.pools.get(endpoint.0) {
-            pool.put(connection);
+        if let Some(endpoint) = self.endpoints.get(endpoint.0) {
+            endpoint.pool.put(connection);
         }
     }
 
@@ -186,11 +296,17 @@ impl Upstream {
 
     /// Closes idle connections that are too old or were closed by the upstream.
     pub fn sweep(&self) {
-        self.pools.iter().for_each(Pool::sweep);
+        for endpoint in &self.endpoints {
+            endpoint.pool.sweep();
+            endpoint.sessions.sweep();
+        }
     }
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        self.pools.iter().for_each(Pool::clear);
+        for endpoint in &self.endpoints {
+            endpoint.pool.clear();
+            endpoint.sessions.clear();
+        }
     }
 }

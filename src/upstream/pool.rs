@@ -83,7 +83,8 @@ impl Ticket {
         }
     }
 
-    fn set_idle(&mut self, idle: bool) {
+    /// Counts the connection as idle or as active.
+    pub fn set_idle(&mut self, idle: bool) {
         if self.idle == idle {
             return;
         }

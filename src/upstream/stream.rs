@@ -25,6 +25,15 @@ impl Stream {
         }
     }
 
+    /// Whether ALPN agreed on this protocol; `None` without TLS.
+    #[must_use]
+    pub fn alpn_agreed_on(&self, protocol: &[u8]) -> Option<bool> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(tls) => Some(tls.get_ref().1.alpn_protocol() == Some(protocol)),
+        }
+    }
+
     /// Makes the coming close a TCP reset, so that the app stops working for nobody.
     pub fn abort(&self) {
         // Failing to set the option only means that the close is a FIN.

@@ -7,12 +7,29 @@ use rustls::client::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::{RootCertStore, crypto};
 
-use crate::config::model::{Endpoint, Scheme, Upstream};
+use crate::config::model::{Endpoint, Scheme, Upstream, UpstreamProtocol};
+
+/// HTTP/1.1 as ALPN names it.
+const HTTP_1: &[u8] = b"http/1.1";
+/// HTTP/2 over TLS as ALPN names it (RFC 9113 §3.2).
+pub const HTTP_2: &[u8] = b"h2";
 
 /// TLS settings of an upstream, ready for use by all workers.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    config: Arc<ClientConfig>,
+    /// Offers what requests may be sent in.
+    requests: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 alone: what a WebSocket needs.
+    upgrades: Arc<ClientConfig>,
+}
+
+/// What a connection is for: it decides what ALPN offers (RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Requests, in any version that the upstream's settings allow.
+    Requests,
+    /// A WebSocket: HTTP/1.1.
+    Upgrade,
 }
 
 /// Why an upstream's TLS settings cannot be used.
@@ -80,14 +97,23 @@ impl Tls {
                 .map_err(TlsSettingsError::Rustls)?,
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Some(Tls { config: Arc::new(config) }))
+        config.alpn_protocols = vec![HTTP_1.to_vec()];
+        let upgrades = Arc::new(config.clone());
+        config.alpn_protocols = match upstream.protocol {
+            UpstreamProtocol::Http1 => vec![HTTP_1.to_vec()],
+            UpstreamProtocol::Http2 => vec![HTTP_2.to_vec()],
+            UpstreamProtocol::Auto => vec![HTTP_2.to_vec(), HTTP_1.to_vec()],
+        };
+        Ok(Some(Tls { requests: Arc::new(config), upgrades }))
     }
 
     /// The client half of a handshake.
     #[must_use]
-    pub fn connector(&self) -> tokio_rustls::TlsConnector {
-        tokio_rustls::TlsConnector::from(Arc::clone(&self.config))
+    pub fn connector(&self, purpose: Purpose) -> tokio_rustls::TlsConnector {
+        tokio_rustls::TlsConnector::from(Arc::clone(match purpose {
+            Purpose::Requests => &self.requests,
+            Purpose::Upgrade => &self.upgrades,
+        }))
     }
 }
 

@@ -52,16 +52,156 @@ fn a_post_that_may_have_been_read_is_never_sent_again() {
     assert_eq!(posts, 1);
 }
 
+/// Two attempts, as it is by default.
+const AGAIN: &str = "retry: { attempts: 2 }";
+
+/// A response that is cut short before anything of it has reached the client.
+fn half() -> Script {
+    Script::read_head().write("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf").fin()
+}
+
+fn failures(seawall: &Seawall) -> Vec<String> {
+    seawall.cells("seawall_failures_total")
+}
+
+fn retries(seawall: &Seawall, result: &str) -> bool {
+    let wanted = format!("{{result=\"{result}\",upstream=\"app\"}} 1");
+    seawall.cells("seawall_retries_total") == [wanted]
+}
+
 #[test]
-fn a_get_whose_fresh_connection_dies_after_its_answer_began_is_not_sent_again() {
-    let script =
-        Script::read_head().write("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf").fin();
-    let upstream = Upstream::playing([script]);
-    let seawall = Seawall::before(&upstream);
+fn a_get_whose_held_response_is_cut_short_is_sent_again_and_its_failure_is_recovered() {
+    for version in [Version::Http1, Version::Http2] {
+        let upstream = Upstream::playing([half()]);
+        let seawall = Seawall::before_with(&upstream, AGAIN);
+        let mut client = Client::connect(version, seawall.address());
+        let seen = client.exchange(&Request::get(), upstream.gate());
+        assert_eq!((seen.status, &*seen.text()), (200, WELL));
+        assert_eq!(upstream.requests().len(), 2);
+        let cells = failures(&seawall);
+        let expected = "{kind=\"http_response_incomplete\",outcome=\"recovered\",phase=\"body\",protocol=\"http\",upstream=\"app\"} 1";
+        assert_eq!(cells, [expected]);
+        assert!(retries(&seawall, "recovered"));
+        let id = seen.field("x-request-id").unwrap();
+        assert_eq!(seawall.journal(id).len(), 1, "operators can find it");
+    }
+}
+
+#[test]
+fn a_second_failure_is_one_answer_and_counts_once() {
+    let upstream = Upstream::playing([half(), half()]);
+    let seawall = Seawall::before_with(&upstream, AGAIN);
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    let seen = client.exchange(&Request::get(), upstream.gate());
+    assert_eq!((seen.status, seen.end), (500, End::Complete));
+    assert_eq!(upstream.requests().len(), 2);
+    assert_eq!(failures(&seawall).len(), 1);
+    assert!(retries(&seawall, "failed"));
+}
+
+#[test]
+fn a_post_whose_response_is_cut_short_is_never_sent_again() {
+    let upstream = Upstream::playing([Script::read_head()
+        .then(Step::ReadContent(10))
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf")
+        .fin()]);
+    let seawall = Seawall::before_with(&upstream, AGAIN);
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    let seen = client.exchange(&Request::post(10), upstream.gate());
+    assert_eq!((seen.status, seen.end), (500, End::Complete));
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn an_idempotency_key_makes_a_post_repeatable_only_where_it_is_configured() {
+    let keyed = || Request::post(10).field("idempotency-key", "\"8e03978e\"");
+    for (settings, status, times) in
+        [(AGAIN, 500, 1), ("retry: { attempts: 2, idempotency_key: true }", 200, 2)]
+    {
+        let upstream = Upstream::playing([Script::read_head().then(Step::ReadContent(10)).fin()]);
+        let seawall = Seawall::before_with(&upstream, settings);
+        let mut client = Client::connect(Version::Http1, seawall.address());
+        let seen = client.exchange(&keyed(), upstream.gate());
+        assert_eq!(seen.status, status, "{settings}");
+        assert_eq!(upstream.requests().len(), times, "{settings}");
+    }
+}
+
+#[test]
+fn content_is_sent_again_whole_up_to_the_limit_and_not_at_all_beyond_it() {
+    for (size, status, times) in [(0, 200, 2), (1, 200, 2), (65_536, 200, 2), (65_537, 500, 1)] {
+        let upstream =
+            Upstream::playing([Script::read_head().then(Step::ReadContent(size)).reset()]);
+        let seawall = Seawall::before_with(&upstream, AGAIN);
+        let mut client = Client::connect(Version::Http1, seawall.address());
+        // The second connection is well: it answers when it has read all of the content.
+        let put = Request { method: "PUT", ..Request::post(size) };
+        let seen = client.exchange(&put, upstream.gate());
+        assert_eq!((seen.status, seen.end), (status, End::Complete), "{size} bytes");
+        assert_eq!(upstream.requests().len(), times, "{size} bytes");
+    }
+}
+
+#[test]
+fn what_has_reached_the_client_is_not_sent_again() {
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n{}", "x".repeat(70_000));
+    let upstream =
+        Upstream::playing([Script::read_head().write(long).until_client_saw_head().fin()]);
+    let seawall = Seawall::before_with(&upstream, AGAIN);
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    let seen = client.exchange(&Request::get(), upstream.gate());
+    assert_eq!(seen.status, 200);
+    assert_ne!(seen.end, End::Complete);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn an_answer_that_would_be_the_same_again_is_not_asked_for_again() {
+    let upstream = Upstream::playing([Script::read_head().write("garbage\r\n").fin()]);
+    let seawall = Seawall::before_with(&upstream, AGAIN);
     let mut client = Client::connect(Version::Http1, seawall.address());
     let seen = client.exchange(&Request::get(), upstream.gate());
     assert_eq!(seen.status, 500);
     assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn a_slow_attempt_gives_way_to_the_next_one_when_it_has_a_time_of_its_own() {
+    let upstream = Upstream::playing([Script::read_head().hang()]);
+    let settings = "retry: { attempts: 2, attempt: 100ms }";
+    let seawall = Seawall::before_with(&upstream, settings);
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    let seen = client.exchange(&Request::get(), upstream.gate());
+    assert_eq!((seen.status, &*seen.text()), (200, WELL));
+    let cells = failures(&seawall);
+    assert!(cells[0].contains("http_response_timeout"), "{cells:?}");
+}
+
+#[test]
+fn no_attempt_begins_when_the_time_for_all_is_over() {
+    let upstream = Upstream::playing([Script::read_head().hang()]);
+    let settings = "timeouts: { head: 200ms }, retry: { attempts: 2, total: 100ms }";
+    let seawall = Seawall::before_with(&upstream, settings);
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    let seen = client.exchange(&Request::get(), upstream.gate());
+    assert_eq!(seen.status, 500);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn retries_stop_when_their_budget_is_spent() {
+    let upstream = Upstream::playing((0..60).map(|_| half()));
+    let seawall = Seawall::before_with(&upstream, "retry: { attempts: 2, budget_percent: 10 }");
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    for _ in 0..30 {
+        let seen = client.exchange(&Request::get(), upstream.gate());
+        assert_eq!(seen.status, 500);
+    }
+    // The reserve of ten, and a tenth of the requests.
+    assert_eq!(upstream.requests().len(), 30 + 12);
+    let cells = seawall.cells("seawall_retries_total");
+    let over = cells.iter().find(|cell| cell.contains("over_budget")).cloned();
+    assert_eq!(over.unwrap(), "{result=\"over_budget\",upstream=\"app\"} 18");
 }
 
 #[test]
@@ -72,7 +212,7 @@ fn a_post_to_an_endpoint_that_refuses_is_served_by_the_next_one() {
     down.bind(&any.into()).unwrap();
     let refuses = down.local_addr().unwrap().as_socket().unwrap();
     let endpoints = format!("'http://{refuses}', 'http://{}'", upstream.address());
-    let seawall = Seawall::at(&endpoints, "");
+    let seawall = Seawall::at(&endpoints, AGAIN);
     let mut client = Client::connect(Version::Http1, seawall.address());
     for _ in 0..4 {
         let seen = client.exchange(&Request::post(100), upstream.gate());

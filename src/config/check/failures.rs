@@ -6,7 +6,7 @@ use http::HeaderName;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::super::diagnostic::{Problem, nearest};
-use super::super::model::Hold;
+use super::super::model::{Hold, MediaPattern};
 use super::super::scope::{Found, Scope};
 use super::{plain_name, to_usize, wrong};
 use crate::failure::Kind;
@@ -130,9 +130,29 @@ fn hold(section: &Scope<'_>, base: &Hold) -> Hold {
             "The largest response that is held.",
         )),
         time: hold.duration("time", base.time, "How long a response is held at most."),
+        types: media_types(&hold, base),
     };
     hold.finish();
     held
+}
+
+fn media_types(hold: &Scope<'_>, base: &Hold) -> Arc<[MediaPattern]> {
+    let meaning = "Media types that are useless in part: held although their length is not known; application/json, *+json and *+xml if not set.";
+    let found = hold.texts(
+        "types",
+        "media type, such as application/json, *+json or text/*",
+        false,
+        meaning,
+    );
+    let parse = |found: &Found<String>| {
+        let pattern = MediaPattern::parse(found);
+        if pattern.is_none() {
+            wrong(hold, "types", found, "write application/json, *+json or text/*");
+        }
+        pattern
+    };
+    let types: Vec<_> = found.iter().filter_map(parse).collect();
+    if types.is_empty() { Arc::clone(&base.types) } else { types.into() }
 }
 
 fn dependencies(section: &Scope<'_>) -> Vec<DependencyRule> {

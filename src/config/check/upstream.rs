@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::super::diagnostic::Problem;
 use super::super::model::{
-    Endpoint, Retry, Scheme, Timeouts, Upstream, UpstreamLimits, UpstreamTls,
+    Endpoint, Retry, Scheme, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol, UpstreamTls,
 };
 use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
 use super::{Base, listener, plain_name, to_usize, wrong};
+
+/// The largest window of HTTP/2 (RFC 9113 §6.9.1).
+const MAX_WINDOW: u32 = 0x7fff_ffff;
 
 /// An upstream and whether it is used.
 pub(super) struct Known {
@@ -29,6 +32,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
         let upstream = Upstream {
             name: label.unwrap_or_else(|| name.text.into()),
             endpoints: endpoints(&section),
+            protocol: protocol(&section),
             timeouts: timeouts(&section),
             limits: limits(&section),
             retry: retry(&section),
@@ -109,6 +113,15 @@ pub(in crate::config) fn parse_endpoint(text: &str) -> Result<Endpoint, String> 
         host: bare.unwrap_or(host).into(),
         port,
     })
+}
+
+fn protocol(section: &Scope<'_>) -> UpstreamProtocol {
+    let meaning = "What is spoken to endpoints: HTTP/1.1, HTTP/2 (prior knowledge or ALPN), or what ALPN agrees on; WebSockets are HTTP/1.1 always.";
+    match section.word("protocol", &["http1", "http2", "auto"], 0, meaning) {
+        0 => UpstreamProtocol::Http1,
+        1 => UpstreamProtocol::Http2,
+        _ => UpstreamProtocol::Auto,
+    }
 }
 
 fn timeouts(upstream: &Scope<'_>) -> Timeouts {
@@ -204,6 +217,19 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             "WebSocket handshakes a second; the surplus is answered 503 with Retry-After. 0 is no limit.",
         ))
         .unwrap_or(d.handshakes),
+        streams: to_usize(section.integer(
+            "streams",
+            d.streams as u64,
+            (1, 100_000),
+            "Requests at a time on one HTTP/2 connection, if the upstream allows as many.",
+        )),
+        window: u32::try_from(section.size(
+            "window",
+            u64::from(d.window),
+            16 * 1024,
+            "How much of one HTTP/2 response may wait for its client.",
+        ))
+        .map_or(MAX_WINDOW, |window| window.min(MAX_WINDOW)),
     };
     section.finish();
     limits
@@ -213,10 +239,33 @@ fn retry(upstream: &Scope<'_>) -> Retry {
     let section =
         upstream.section("retry", "When a request is sent again (RFC 9110 section 9.2.2).");
     let d = Retry::default();
-    let meaning = "Attempts in all; 1 never tries another endpoint.";
+    let meaning = "Attempts in all, the first included; 1 is no retry.";
     let attempts = section.integer("attempts", u64::from(d.attempts), (1, 16), meaning);
+    let meaning = "Retries in percent of requests, so that they cannot become a flood.";
+    let budget = section.integer("budget_percent", u64::from(d.budget_percent), (0, 100), meaning);
+    let retry = Retry {
+        attempts: u32::try_from(attempts).unwrap_or(d.attempts),
+        budget_percent: u32::try_from(budget).unwrap_or(d.budget_percent),
+        attempt: section.duration(
+            "attempt",
+            d.attempt,
+            "How long an attempt may take to its response head while another one may follow; 0s is as long as timeouts.head.",
+        ),
+        total: section.duration("total", d.total, "No attempt begins later than this after the first."),
+        replay_bytes: to_usize(section.size(
+            "replay",
+            d.replay_bytes as u64,
+            0,
+            "How much request content is kept to be sent again.",
+        )),
+        idempotency_key: section.bool(
+            "idempotency_key",
+            d.idempotency_key,
+            "A request with an Idempotency-Key field is sent again like a GET.",
+        ),
+    };
     section.finish();
-    Retry { attempts: u32::try_from(attempts).unwrap_or(d.attempts) }
+    retry
 }
 
 fn tls(upstream: &Scope<'_>, base: Base<'_>) -> UpstreamTls {

@@ -306,20 +306,24 @@ impl RouteMetrics {
 pub enum RetryResult {
     /// An idle connection was closed; the request went out on a new one.
     Stale,
-    /// Another endpoint answered.
+    /// Another attempt answered.
     Recovered,
     /// It failed as well.
     Failed,
+    /// The retry budget was spent: it was not sent again.
+    OverBudget,
 }
 
 impl RetryResult {
-    const ALL: [RetryResult; 3] = [RetryResult::Stale, RetryResult::Recovered, RetryResult::Failed];
+    const ALL: [RetryResult; 4] =
+        [RetryResult::Stale, RetryResult::Recovered, RetryResult::Failed, RetryResult::OverBudget];
 
     fn name(self) -> &'static str {
         match self {
             RetryResult::Stale => "stale",
             RetryResult::Recovered => "recovered",
             RetryResult::Failed => "failed",
+            RetryResult::OverBudget => "over_budget",
         }
     }
 }
@@ -337,7 +341,7 @@ struct UpstreamHandles {
     scrubbed_responses: IntCounterVec,
     head_seconds: Histogram,
     connections: ConnectionGauges,
-    retries: [IntCounter; 3],
+    retries: [IntCounter; 4],
     websocket: WebsocketMetrics,
 }
 

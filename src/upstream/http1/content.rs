@@ -10,8 +10,9 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use super::MessageError;
-use super::head::{Framing, is_hop_by_hop};
+use super::head::is_hop_by_hop;
 use crate::config::model::UpstreamLimits;
+use crate::upstream::exchange::Framing;
 
 /// Longest chunk-size line in bytes, extensions included. They are ignored (RFC 9112 §7.1.1) but
 /// have to be read.

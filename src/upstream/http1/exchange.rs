@@ -15,26 +15,30 @@
 //!
 //! Every future here is cancel-safe: dropping the exchange closes the connection.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::StatusCode;
 use http_body::Body;
 use tokio::io::AsyncReadExt;
 
 use super::MessageError;
 use super::content::{AtEnd, Decoder, Step};
-use super::head::{self, Asked, Framing, ResponseHead, Scanner};
-use super::upload::{Rest, Upload, UploadError, Waiting};
+use super::head::{self, Scanner};
+use super::upload::Upload;
 use crate::config::model::Upstream;
 use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Phase, Source};
+use crate::upstream::exchange::{
+    Asked, Broken, Fate, Framing, Head, Http1Request, Piece, Request, Stalled,
+};
 use crate::upstream::pool::Connection;
+use crate::upstream::upload::{UploadError, Waiting};
 
 /// The first read of a response; most heads with their content fit.
 const FIRST_READ: usize = 8 * 1024;
@@ -60,6 +64,7 @@ pub struct Exchange<B> {
     read_size: usize,
     waits: Option<Waits>,
     client_timeout: Duration,
+    head_timeout: Duration,
 }
 
 /// What the deadline stands for.
@@ -70,61 +75,14 @@ enum Waits {
     Content,
 }
 
-/// A head of the response.
-#[derive(Debug)]
-pub enum Head {
-    /// A 1xx (RFC 9110 §15.2): another head follows.
-    Interim(ResponseHead),
-    /// The response itself.
-    Final(ResponseHead),
-}
-
-/// A piece of the response content.
-#[derive(Debug)]
-pub enum Piece {
-    /// Some content.
-    Data(Bytes),
-    /// The trailers; nothing follows.
-    Trailers(HeaderMap),
-}
-
-/// Why an exchange is over before its end: who failed is known by construction.
-#[derive(Debug)]
-pub enum Broken {
-    /// The upstream.
-    Upstream(Failure),
-    /// The client: it never counts as the upstream's failure.
-    Client(ClientFailure, Source),
-}
-
-/// How a request is sent and waited for.
-#[derive(Debug)]
-pub struct Request<B> {
-    /// The head, from request line to empty line.
-    pub head: BytesMut,
-    /// The content, if there is any.
-    pub body: Option<B>,
-    /// How the content is framed towards the upstream.
-    pub framing: Framing,
-    /// What the response's framing depends on.
-    pub asked: Asked,
-    /// The content waits for a 100.
-    pub expects_continue: bool,
-    /// Most bytes of content that the client may send.
-    pub content_limit: Option<u64>,
-    /// How long the client may let the content stand still.
-    pub client_timeout: Duration,
-}
-
 impl<B> Exchange<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Source>,
 {
-    /// Prepares to send `request` on `connection`; nothing is sent before [`Exchange::head`].
-    pub fn new(connection: Connection, settings: Arc<Upstream>, request: Request<B>) -> Self {
-        let Request { head, body, framing, asked, expects_continue, content_limit, client_timeout } =
-            request;
+    /// Prepares to send `request` on `connection`; nothing is sent before [`Exchange::poll_head`].
+    pub fn new(connection: Connection, settings: Arc<Upstream>, request: Http1Request<B>) -> Self {
+        let Request { head, body, framing, asked, expects_continue, content_limit, .. } = request;
         Exchange {
             connection,
             settings,
@@ -139,39 +97,30 @@ where
             received: 0,
             read_size: FIRST_READ,
             waits: None,
-            client_timeout,
+            client_timeout: request.client_timeout,
+            head_timeout: request.head_timeout,
         }
     }
 
-    /// The next head of the response.
-    ///
-    /// # Errors
-    /// When either side fails first.
-    pub async fn head(&mut self) -> Result<Head, Broken> {
-        poll_fn(|cx| self.poll_head(cx)).await
-    }
-
-    /// Whether the exchange failed in the one way that says nothing about the upstream: its idle
-    /// connection was closed, or about to be, when the request was sent on it (RFC 9112 §9.3.1).
-    pub fn was_stale(&self) -> bool {
-        self.connection.reused && self.received == 0
-    }
-
-    /// Bytes of the request that the kernel has accepted.
-    pub fn sent(&self) -> u64 {
-        self.upload.sent()
-    }
-
-    /// What is left of the request content; closes the connection.
-    pub fn into_body(self) -> Rest<B> {
-        self.upload.into_body()
+    /// What became of the request, after a failure.
+    pub fn fate(&self) -> Fate {
+        let unsent = self.upload.sent() == 0;
+        match self.connection.reused && self.received == 0 {
+            true => Fate::Stale { unsent },
+            false if unsent => Fate::Unprocessed,
+            false => Fate::Unknown,
+        }
     }
 
     fn phase(&self, phase: Phase) -> Phase {
         if self.asked.upgrade { Phase::Upgrade } else { phase }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
+    /// The next head of the response.
+    ///
+    /// # Errors
+    /// When either side fails first.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
         loop {
             let waiting = self.poll_upload(cx)?;
             if let Some(head) = self.try_head()? {
@@ -357,7 +306,7 @@ where
         if self.waits != Some(waits) {
             self.waits = Some(waits);
             self.connection.deadline.set(match waits {
-                Waits::Head => timeouts.head,
+                Waits::Head => self.head_timeout,
                 Waits::Content | Waits::Upload(Waiting::Upstream | Waiting::Done) => timeouts.idle,
                 Waits::Upload(Waiting::Client) => self.client_timeout,
                 Waits::Upload(Waiting::Continue) => timeouts.expect_continue,
@@ -406,15 +355,3 @@ where
         Broken::Upstream(Failure::new(error.kind(), self.phase(phase)).with_source(error))
     }
 }
-
-/// The client let its upload stand still.
-#[derive(Debug)]
-struct Stalled;
-
-impl std::fmt::Display for Stalled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the client let the request content stand still")
-    }
-}
-
-impl std::error::Error for Stalled {}

@@ -15,42 +15,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::MessageError;
 use crate::config::model::UpstreamLimits;
-
-/// How the content of a message is delimited (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// There is no content.
-    Empty,
-    /// Exactly so many bytes.
-    Length(u64),
-    /// Chunked, with trailers.
-    Chunked,
-    /// Until the connection ends.
-    Close,
-}
-
-/// A parsed response head.
-#[derive(Debug)]
-pub struct ResponseHead {
-    /// 100 to 999.
-    pub status: StatusCode,
-    /// What the client may see: end-to-end fields only (RFC 9110 §7.6.1). For a 101 also
-    /// `Upgrade` and `Connection`, which its check needs.
-    pub fields: HeaderMap,
-    /// How the content is delimited.
-    pub framing: Framing,
-    /// Whether the connection may carry another request (RFC 9112 §9.3).
-    pub keep_alive: bool,
-}
-
-/// What the request was, as far as the response's framing depends on it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Asked {
-    /// A HEAD request: its response has no content.
-    pub head: bool,
-    /// An upgrade was asked for: a 101 is legal.
-    pub upgrade: bool,
-}
+use crate::upstream::exchange::{Asked, Framing, ResponseHead};
 
 /// Finds the end of a head without looking at any byte twice.
 #[derive(Debug, Default)]

@@ -13,8 +13,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use super::head::Framing;
 use crate::failure::{ClientFailure, Source};
+use crate::upstream::exchange::Framing;
+use crate::upstream::upload::{Meter, UploadError, Waiting};
 
 /// Content up to this size is copied behind the head; copying 16 KiB costs less than a second
 /// entry in a vectored write gains.
@@ -31,33 +32,10 @@ pub struct Upload<B> {
     body: Option<B>,
     framing: Framing,
     may_send_content: bool,
-    content_limit: u64,
+    meter: Meter,
     /// The head stays in `out` until the first content, if it is there already, has joined it.
     head_waits: bool,
-    taken: u64,
     sent: u64,
-}
-
-/// What the upload waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
-    /// Nothing: all of the request has been sent.
-    Done,
-    /// The upstream, to read.
-    Upstream,
-    /// The client, to send content.
-    Client,
-    /// The upstream's 100 (RFC 9110 §10.1.1).
-    Continue,
-}
-
-/// Why an upload cannot go on: who failed is known by construction.
-#[derive(Debug)]
-pub enum UploadError {
-    /// The upstream does not take it.
-    Upstream(io::Error),
-    /// The client does not send it.
-    Client(ClientFailure, Source),
 }
 
 impl<B> Upload<B>
@@ -85,8 +63,7 @@ where
             framing,
             may_send_content: !expects_continue,
             head_waits: !expects_continue && framing != Framing::Empty,
-            content_limit: content_limit.unwrap_or(u64::MAX),
-            taken: 0,
+            meter: Meter::new(content_limit),
             sent: 0,
         }
     }
@@ -99,16 +76,6 @@ where
     /// Bytes that the kernel has accepted: 0 means that nothing reached the upstream.
     pub fn sent(&self) -> u64 {
         self.sent
-    }
-
-    /// What is left of the content, and whether all of it is: what a retry needs.
-    pub fn into_body(self) -> Rest<B> {
-        match self.body {
-            Some(body) if self.taken == 0 => Rest::Untouched(Some(body)),
-            Some(body) => Rest::Partly(body),
-            None if self.framing == Framing::Empty => Rest::Untouched(None),
-            None => Rest::Taken,
-        }
     }
 
     /// Sends as much as can be sent now. Tells what it waits for; the task is woken when that may
@@ -153,13 +120,7 @@ where
             return Ok(());
         }
         self.head_waits = false;
-        self.taken += data.len() as u64;
-        if self.taken > self.content_limit {
-            return Err(UploadError::Client(
-                ClientFailure::ContentTooLarge,
-                Box::new(ContentError::OverLimit),
-            ));
-        }
+        self.meter.take(data.len())?;
         let chunked = self.framing == Framing::Chunked;
         if chunked {
             extend_hex(&mut self.out, data.len());
@@ -179,23 +140,16 @@ where
     fn finish(&mut self, trailers: Option<http::HeaderMap>) -> Result<(), UploadError> {
         self.body = None;
         self.head_waits = false;
-        match self.framing {
-            Framing::Chunked => {
-                self.out.extend_from_slice(b"0\r\n");
-                for (name, value) in trailers.iter().flatten() {
-                    if !super::head::is_hop_by_hop(name) {
-                        extend_field(&mut self.out, name.as_str().as_bytes(), value.as_bytes());
-                    }
+        if self.framing == Framing::Chunked {
+            self.out.extend_from_slice(b"0\r\n");
+            for (name, value) in trailers.iter().flatten() {
+                if !super::head::is_hop_by_hop(name) {
+                    extend_field(&mut self.out, name.as_str().as_bytes(), value.as_bytes());
                 }
-                self.out.extend_from_slice(b"\r\n");
-                Ok(())
             }
-            Framing::Length(length) if length != self.taken => Err(UploadError::Client(
-                ClientFailure::BadRequest,
-                Box::new(ContentError::WrongLength),
-            )),
-            Framing::Empty | Framing::Length(_) | Framing::Close => Ok(()),
+            self.out.extend_from_slice(b"\r\n");
         }
+        self.meter.finish(self.framing)
     }
 
     /// Forgets `count` bytes that the kernel has accepted.
@@ -243,37 +197,6 @@ where
         Pin::new(stream).poll_flush(cx)
     }
 }
-
-/// What is left of a request's content.
-#[derive(Debug)]
-pub enum Rest<B> {
-    /// All of it, or there never was any: it can be sent again.
-    Untouched(Option<B>),
-    /// A part.
-    Partly(B),
-    /// Nothing.
-    Taken,
-}
-
-/// What is wrong with the content that a client sends.
-#[derive(Debug)]
-enum ContentError {
-    OverLimit,
-    WrongLength,
-}
-
-impl std::fmt::Display for ContentError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            ContentError::OverLimit => "the request content is larger than the route's limit",
-            ContentError::WrongLength => {
-                "the request content is not as long as content-length says"
-            }
-        })
-    }
-}
-
-impl std::error::Error for ContentError {}
 
 /// Appends `name: value CRLF`.
 pub fn extend_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {

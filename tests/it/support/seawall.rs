@@ -32,10 +32,12 @@ impl Seawall {
     }
 
     /// In front of these endpoints (URLs with commas between), with more settings of the upstream.
+    /// Each request has one attempt unless they say otherwise: a fault shall be seen.
     pub fn at(endpoints: &str, settings: &str) -> Self {
+        let once = if settings.contains("retry:") { "" } else { ", retry: { attempts: 1 }" };
         let comma = if settings.is_empty() { "" } else { "," };
         Seawall::configured(&format!(
-            "upstreams: {{ app: {{ endpoints: [{endpoints}]{comma} {settings} }} }}\n\
+            "upstreams: {{ app: {{ endpoints: [{endpoints}]{once}{comma} {settings} }} }}\n\
             routes: [{{ upstream: app }}]\n"
         ))
     }

@@ -1,0 +1,221 @@
+//! One request and its response, whatever the upstream speaks: the vocabulary that
+//! [`super::http1`] and [`super::http2`] share, and [`Exchange`], which is one or the other.
+//!
+//! An exchange is polled inside the request's own task, so that at each error it is known which
+//! byte failed and whose it was: upstream and client are told apart by construction ([`Broken`]).
+//! Every future here is cancel-safe: dropping the exchange closes its connection or resets its
+//! stream.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::Body;
+
+use super::pool::Connection;
+use super::{http1, http2};
+use crate::failure::{ClientFailure, Failure, Source};
+
+/// How the content of a message is delimited (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no content.
+    Empty,
+    /// Exactly so many bytes.
+    Length(u64),
+    /// Until its own end mark, with trailers: chunks in HTTP/1.1, END_STREAM in HTTP/2.
+    Chunked,
+    /// Until the connection ends.
+    Close,
+}
+
+/// A parsed response head.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// 100 to 999.
+    pub status: StatusCode,
+    /// What the client may see: end-to-end fields only (RFC 9110 §7.6.1). For a 101 also
+    /// `Upgrade` and `Connection`, which its check needs.
+    pub fields: HeaderMap,
+    /// How the content is delimited.
+    pub framing: Framing,
+    /// Whether the connection may carry another request (RFC 9112 §9.3).
+    pub keep_alive: bool,
+}
+
+/// What the request was, as far as the response's framing depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// A HEAD request: its response has no content.
+    pub head: bool,
+    /// An upgrade was asked for: a 101 is legal.
+    pub upgrade: bool,
+}
+
+/// A head of the response.
+#[derive(Debug)]
+pub enum Head {
+    /// A 1xx (RFC 9110 §15.2): another head follows.
+    Interim(ResponseHead),
+    /// The response itself.
+    Final(ResponseHead),
+}
+
+/// A piece of the response content.
+#[derive(Debug)]
+pub enum Piece {
+    /// Some content.
+    Data(Bytes),
+    /// The trailers; nothing follows.
+    Trailers(HeaderMap),
+}
+
+/// Why an exchange is over before its end: who failed is known by construction.
+#[derive(Debug)]
+pub enum Broken {
+    /// The upstream.
+    Upstream(Failure),
+    /// The client: it never counts as the upstream's failure.
+    Client(ClientFailure, Source),
+}
+
+/// How a request is sent and waited for.
+#[derive(Debug)]
+pub struct Request<H, B> {
+    /// The head, in the form of the upstream's protocol.
+    pub head: H,
+    /// The content, if there is any.
+    pub body: Option<B>,
+    /// How the content is framed towards the upstream.
+    pub framing: Framing,
+    /// What the response's framing depends on.
+    pub asked: Asked,
+    /// The content waits for a 100.
+    pub expects_continue: bool,
+    /// Most bytes of content that the client may send.
+    pub content_limit: Option<u64>,
+    /// How long the client may let the content stand still.
+    pub client_timeout: Duration,
+    /// How long the response head may take.
+    pub head_timeout: Duration,
+}
+
+impl<B> Request<(), B> {
+    /// The request with its head.
+    pub fn with_head<H>(self, head: H) -> Request<H, B> {
+        Request {
+            head,
+            body: self.body,
+            framing: self.framing,
+            asked: self.asked,
+            expects_continue: self.expects_continue,
+            content_limit: self.content_limit,
+            client_timeout: self.client_timeout,
+            head_timeout: self.head_timeout,
+        }
+    }
+}
+
+/// A request in the form of HTTP/1.1: the bytes from request line to empty line.
+pub type Http1Request<B> = Request<BytesMut, B>;
+
+/// A request in the form of HTTP/2.
+pub type Http2Request<B> = Request<http::Request<()>, B>;
+
+/// What became of a request that has no response, as far as sending it again depends on it
+/// (RFC 9110 §9.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The upstream has not processed it: it may be sent again, whatever it is.
+    Unprocessed,
+    /// It was sent on an idle connection that turned out to be closed (RFC 9112 §9.3.1).
+    Stale {
+        /// Not even a byte of it was sent.
+        unsent: bool,
+    },
+    /// The upstream may have processed it.
+    Unknown,
+}
+
+/// One request and its response.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub enum Exchange<B> {
+    /// On a connection of its own.
+    Http1(http1::exchange::Exchange<B>),
+    /// On a stream of a shared connection. Boxed: HTTP/1.1 is what most requests are sent in.
+    Http2(Box<http2::exchange::Exchange<B>>),
+}
+
+impl<B> Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Source>,
+{
+    /// The next head of the response.
+    ///
+    /// # Errors
+    /// When either side fails first.
+    pub async fn head(&mut self) -> Result<Head, Broken> {
+        poll_fn(|cx| match self {
+            Exchange::Http1(exchange) => exchange.poll_head(cx),
+            Exchange::Http2(exchange) => exchange.poll_head(cx),
+        })
+        .await
+    }
+
+    /// The next piece of the content; `None` when it is whole. After that,
+    /// [`Exchange::into_connection`].
+    pub fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        match self {
+            Exchange::Http1(exchange) => exchange.poll_content(cx),
+            Exchange::Http2(exchange) => exchange.poll_content(cx),
+        }
+    }
+
+    /// Whether the content is whole already: nothing is left to wait for.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Exchange::Http1(exchange) => exchange.is_whole(),
+            Exchange::Http2(exchange) => exchange.is_whole(),
+        }
+    }
+
+    /// What became of the request, after a failure.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Exchange::Http1(exchange) => exchange.fate(),
+            Exchange::Http2(exchange) => exchange.fate(),
+        }
+    }
+
+    /// Gives the connection back, if it is the exchange's own and can carry another request.
+    pub fn into_connection(self) -> Option<Connection> {
+        match self {
+            Exchange::Http1(exchange) => exchange.into_connection(),
+            Exchange::Http2(_) => None,
+        }
+    }
+
+    /// Gives the upgraded connection away, with the bytes that came after the 101.
+    pub fn into_upgraded(self) -> Option<Connection> {
+        match self {
+            Exchange::Http1(exchange) => Some(exchange.into_upgraded()),
+            Exchange::Http2(_) => None,
+        }
+    }
+}
+
+/// The client let its upload stand still.
+#[derive(Debug)]
+pub struct Stalled;
+
+impl std::fmt::Display for Stalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the client let the request content stand still")
+    }
+}
+
+impl std::error::Error for Stalled {}

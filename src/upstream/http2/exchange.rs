@@ -1,0 +1,402 @@
+//! One request and its response on one stream (RFC 9113 §8.1).
+//!
+//! ```text
+//! opening ──► sending ──────────────┐
+//!                │  head() = Interim │ (again)
+//!                ▼                   ▼
+//!           head() = Final ──► content ──► whole
+//!                │                   │
+//!                └── Broken ◄────────┘  the stream is reset when the exchange is dropped
+//! ```
+//!
+//! Opening waits for a stream that the upstream allows. Content is taken from the client only into
+//! the window that the upstream has opened, and the window towards the upstream opens only as the
+//! client takes content: back-pressure in both directions (P6).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+
+use super::session::Lease;
+use super::upload::Upload;
+use crate::config::model::Upstream;
+use crate::failure::classify::{self, Facts};
+use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
+use crate::upstream::deadline::Deadline;
+use crate::upstream::exchange::{
+    Asked, Broken, Fate, Framing, Head, Http2Request, Piece, Request, ResponseHead, Stalled,
+};
+use crate::upstream::upload::{UploadError, Waiting};
+
+/// One request and its response.
+#[derive(Debug)]
+pub struct Exchange<B> {
+    lease: Lease,
+    settings: Arc<Upstream>,
+    opening: Option<Opening<B>>,
+    upload: Option<Upload<B>>,
+    response: Option<ResponseFuture>,
+    content: Option<RecvStream>,
+    /// The stream's identifier, once it is open.
+    stream: Option<u32>,
+    refused: bool,
+    asked: Asked,
+    interim: usize,
+    received: u64,
+    whole: bool,
+    deadline: Deadline,
+    waits: Option<Waits>,
+    client_timeout: Duration,
+    head_timeout: Duration,
+}
+
+/// A request that waits for its stream.
+struct Opening<B> {
+    send: SendRequest<Bytes>,
+    head: http::Request<()>,
+    body: Option<B>,
+    framing: Framing,
+    expects_continue: bool,
+    content_limit: Option<u64>,
+}
+
+impl<B> std::fmt::Debug for Opening<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opening").field("framing", &self.framing).finish_non_exhaustive()
+    }
+}
+
+/// What the deadline stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Upload(Waiting),
+    Head,
+    Content,
+}
+
+impl<B> Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Source>,
+{
+    /// Prepares to send `request`; nothing is sent before [`Exchange::poll_head`].
+    pub fn new(lease: Lease, settings: Arc<Upstream>, request: Http2Request<B>) -> Self {
+        let Request { head, body, framing, asked, expects_continue, content_limit, .. } = request;
+        let send = lease.send();
+        Exchange {
+            lease,
+            settings,
+            opening: Some(Opening { send, head, body, framing, expects_continue, content_limit }),
+            upload: None,
+            response: None,
+            content: None,
+            stream: None,
+            refused: false,
+            asked,
+            interim: 0,
+            received: 0,
+            whole: false,
+            deadline: Deadline::new(),
+            waits: None,
+            client_timeout: request.client_timeout,
+            head_timeout: request.head_timeout,
+        }
+    }
+
+    /// What became of the request, after a failure. REFUSED_STREAM, and a stream beyond the last
+    /// one of a GOAWAY, were not processed (RFC 9113 §8.7).
+    pub fn fate(&self) -> Fate {
+        let Some(stream) = self.stream else {
+            return match self.lease.reused() {
+                true => Fate::Stale { unsent: true },
+                false => Fate::Unprocessed,
+            };
+        };
+        if self.refused || self.lease.disclaimed(stream) {
+            Fate::Unprocessed
+        } else {
+            Fate::Unknown
+        }
+    }
+
+    /// The next head of the response.
+    ///
+    /// # Errors
+    /// When either side fails first.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
+        loop {
+            let waits = match self.poll_open(cx) {
+                Poll::Pending => Waits::Head,
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                Poll::Ready(Ok(())) => {
+                    let waiting = self.poll_upload(cx)?;
+                    if let Poll::Ready(head) = self.poll_response(cx) {
+                        return Poll::Ready(head);
+                    }
+                    match waiting {
+                        Waiting::Done => Waits::Head,
+                        other => Waits::Upload(other),
+                    }
+                }
+            };
+            std::task::ready!(self.poll_deadline(waits, cx))?;
+        }
+    }
+
+    /// Opens the stream and sends the head, once.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Some(opening) = self.opening.as_mut() else { return Poll::Ready(Ok(())) };
+        if let Err(error) = std::task::ready!(opening.send.poll_ready(cx)) {
+            // Nobody else shall run into it before its task has noticed.
+            self.lease.session().retire();
+            return Poll::Ready(Err(self.failed(error, Phase::Send)));
+        }
+        let Some(Opening { mut send, head, body, framing, expects_continue, content_limit }) =
+            self.opening.take()
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        let body = body.filter(|_| framing != Framing::Empty);
+        match send.send_request(head, body.is_none()) {
+            Ok((response, stream)) => {
+                self.stream = Some(stream.stream_id().as_u32());
+                self.response = Some(response);
+                self.upload = body.map(|body| {
+                    Upload::new(stream, body, framing, expects_continue, content_limit)
+                });
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                self.lease.session().retire();
+                Poll::Ready(Err(self.failed(error, Phase::Send)))
+            }
+        }
+    }
+
+    /// Runs the upload. An upstream that stops reading may still answer; a client that fails ends
+    /// the exchange.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<Waiting, Broken> {
+        let Some(upload) = self.upload.as_mut() else { return Ok(Waiting::Done) };
+        let before = upload.sent();
+        let waiting = match upload.poll(cx) {
+            Ok(waiting) => waiting,
+            Err(UploadError::Client(failure, source)) => {
+                return Err(Broken::Client(failure, source));
+            }
+            // The response tells why.
+            Err(UploadError::Upstream(_)) => Waiting::Done,
+        };
+        if upload.sent() != before {
+            self.waits = None;
+        }
+        if waiting == Waiting::Done {
+            self.upload = None;
+        }
+        Ok(waiting)
+    }
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
+        let Some(response) = self.response.as_mut() else { return Poll::Pending };
+        if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            return Poll::Ready(self.interim(interim));
+        }
+        let phase = if self.upload.is_some() { Phase::Send } else { Phase::Head };
+        match std::task::ready!(Pin::new(response).poll(cx)) {
+            Ok(response) => Poll::Ready(self.accept(response)),
+            Err(error) => Poll::Ready(Err(self.failed(error, phase))),
+        }
+    }
+
+    fn interim(&mut self, response: Response<()>) -> Result<Head, Broken> {
+        self.received += 1;
+        self.interim += 1;
+        let (parts, ()) = response.into_parts();
+        if self.interim > self.settings.limits.interim_responses {
+            return Err(self.refuse(
+                Kind::HttpProtocolError,
+                Phase::Head,
+                "too many 1xx responses",
+            ));
+        }
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 9113 §8.6: HTTP/2 has no 101.
+            return Err(self.refuse(Kind::HttpProtocolError, Phase::Head, "a 101 over HTTP/2"));
+        }
+        if parts.status == StatusCode::CONTINUE
+            && let Some(upload) = self.upload.as_mut()
+        {
+            upload.proceed();
+        }
+        let (status, fields) = (parts.status, parts.headers);
+        Ok(Head::Interim(ResponseHead {
+            status,
+            fields,
+            framing: Framing::Empty,
+            keep_alive: true,
+        }))
+    }
+
+    fn accept(&mut self, response: Response<RecvStream>) -> Result<Head, Broken> {
+        self.received += 1;
+        self.waits = None;
+        self.response = None;
+        let (parts, content) = response.into_parts();
+        let (status, mut fields) = (parts.status, parts.headers);
+        let limits = &self.settings.limits;
+        if fields.len() > limits.fields {
+            let kind = Kind::HttpResponseHeaderSectionSize;
+            return Err(self.refuse(kind, Phase::Head, "the response has too many fields"));
+        }
+        let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().len() + value.len()
+        };
+        if fields.iter().map(size).any(|size| size > limits.field_bytes) {
+            let kind = Kind::HttpResponseHeaderSize;
+            return Err(self.refuse(kind, Phase::Head, "a field of the response is too large"));
+        }
+        // h2 has checked that it is one number, and counts the content against it.
+        let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let bodiless = self.asked.head
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        if status == StatusCode::NO_CONTENT {
+            fields.remove(CONTENT_LENGTH);
+        }
+        let framing = match length {
+            _ if bodiless || content.is_end_stream() => Framing::Empty,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        if let (Framing::Length(length), Some(limit)) = (framing, limits.body_bytes)
+            && length > limit
+        {
+            return Err(self.refuse(Kind::HttpResponseBodySize, Phase::Head, "content too large"));
+        }
+        self.whole = content.is_end_stream();
+        self.content = Some(content);
+        Ok(Head::Final(ResponseHead { status, fields, framing, keep_alive: true }))
+    }
+
+    /// The next piece of the content; `None` when it is whole.
+    pub fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        loop {
+            if self.whole {
+                return Poll::Ready(None);
+            }
+            if let Err(broken) = self.poll_upload(cx) {
+                return Poll::Ready(Some(Err(broken)));
+            }
+            match self.poll_piece(cx) {
+                Poll::Ready(Some(Ok(Piece::Data(data)))) if data.is_empty() => continue,
+                Poll::Ready(piece) => return Poll::Ready(piece),
+                Poll::Pending => {}
+            }
+            match self.poll_deadline(Waits::Content, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(broken)) => return Poll::Ready(Some(Err(broken))),
+            }
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        let Some(content) = self.content.as_mut() else { return Poll::Ready(None) };
+        match std::task::ready!(content.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.waits = None;
+                self.received += data.len() as u64;
+                // The window opens again as far as the client takes what has come. It fails only
+                // on a stream that is over.
+                let _ = content.flow_control().release_capacity(data.len());
+                self.whole = content.is_end_stream();
+                if self.settings.limits.body_bytes.is_some_and(|limit| self.received > limit) {
+                    let kind = Kind::HttpResponseBodySize;
+                    let broken = self.refuse(kind, Phase::Body, "the content is over the limit");
+                    return Poll::Ready(Some(Err(broken)));
+                }
+                Poll::Ready(Some(Ok(Piece::Data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(self.failed(error, Phase::Body)))),
+            None => match std::task::ready!(content.poll_trailers(cx)) {
+                Ok(trailers) => {
+                    self.whole = true;
+                    Poll::Ready(self.trailers(trailers).transpose())
+                }
+                Err(error) => Poll::Ready(Some(Err(self.failed(error, Phase::Body)))),
+            },
+        }
+    }
+
+    fn trailers(&mut self, trailers: Option<HeaderMap>) -> Result<Option<Piece>, Broken> {
+        let Some(trailers) = trailers.filter(|trailers| !trailers.is_empty()) else {
+            return Ok(None);
+        };
+        let size: usize =
+            trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if size > self.settings.limits.trailer_bytes {
+            let kind = Kind::HttpResponseTrailerSectionSize;
+            return Err(self.refuse(kind, Phase::Body, "the trailers are over the limit"));
+        }
+        Ok(Some(Piece::Trailers(trailers)))
+    }
+
+    /// Whether the content is whole already: nothing is left to wait for.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Pending while there is time; then the failure, or nothing if waiting was just over.
+    fn poll_deadline(&mut self, waits: Waits, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let timeouts = &self.settings.timeouts;
+        if self.waits != Some(waits) {
+            self.waits = Some(waits);
+            self.deadline.set(match waits {
+                Waits::Head => self.head_timeout,
+                Waits::Content | Waits::Upload(Waiting::Upstream | Waiting::Done) => timeouts.idle,
+                Waits::Upload(Waiting::Client) => self.client_timeout,
+                Waits::Upload(Waiting::Continue) => timeouts.expect_continue,
+            });
+        }
+        std::task::ready!(self.deadline.poll(cx));
+        let phase = match waits {
+            Waits::Head => Phase::Head,
+            Waits::Content => Phase::Body,
+            Waits::Upload(Waiting::Upstream | Waiting::Done) => Phase::Send,
+            Waits::Upload(Waiting::Client) => {
+                let stalled = Broken::Client(ClientFailure::RequestTimeout, Box::new(Stalled));
+                return Poll::Ready(Err(stalled));
+            }
+            Waits::Upload(Waiting::Continue) => {
+                // RFC 9110 §10.1.1: do not wait for ever; it may not know Expect.
+                self.waits = None;
+                if let Some(upload) = self.upload.as_mut() {
+                    upload.proceed();
+                }
+                return Poll::Ready(Ok(()));
+            }
+        };
+        // Whatever stands still here may be the connection: the next request takes another one.
+        self.lease.session().retire();
+        Poll::Ready(Err(Broken::Upstream(Failure::timeout(phase))))
+    }
+
+    fn failed(&mut self, error: h2::Error, phase: Phase) -> Broken {
+        self.refused = classify::is_refused(&error);
+        let facts = Facts { phase, received: self.received };
+        Broken::Upstream(classify::http2(&facts, error))
+    }
+
+    /// The upstream's message is not acceptable: the stream is reset when this is dropped.
+    fn refuse(&self, kind: Kind, phase: Phase, why: &'static str) -> Broken {
+        Broken::Upstream(Failure::new(kind, phase).with_source(why))
+    }
+}
