@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::model::{Config, HostPattern, PathPattern};
+use super::model::{Config, HostPattern, PathPattern, UpstreamProtocol};
 use super::units::{bytes_text, duration_text};
 
 impl Config {
@@ -22,6 +22,11 @@ impl Config {
                 upstream.endpoints.iter().map(|e| e.label.to_string()).collect();
             let described = json!({
                 "endpoints": endpoints,
+                "protocol": match upstream.protocol {
+                    UpstreamProtocol::Http1 => "http1",
+                    UpstreamProtocol::Http2 => "http2",
+                    UpstreamProtocol::Auto => "auto",
+                },
                 "timeouts": {
                     "resolve": duration_text(timeouts.resolve),
                     "connect": duration_text(timeouts.connect),
@@ -39,8 +44,19 @@ impl Config {
                     "body": limits.body_bytes.map(bytes_text),
                     "trailers": bytes_text(limits.trailer_bytes as u64),
                     "interim_responses": limits.interim_responses,
+                    "websockets": limits.websockets,
+                    "handshakes": limits.handshakes,
+                    "streams": limits.streams,
+                    "window": bytes_text(u64::from(limits.window)),
                 },
-                "retry": { "attempts": upstream.retry.attempts },
+                "retry": {
+                    "attempts": upstream.retry.attempts,
+                    "budget_percent": upstream.retry.budget_percent,
+                    "attempt": duration_text(upstream.retry.attempt),
+                    "total": duration_text(upstream.retry.total),
+                    "replay": bytes_text(upstream.retry.replay_bytes as u64),
+                    "idempotency_key": upstream.retry.idempotency_key,
+                },
                 "tls": {
                     "roots": if upstream.tls.roots.is_some() { "file" } else { "system" },
                     "certificate": upstream.tls.identity.as_ref().map(|_| "set"),
@@ -66,6 +82,7 @@ impl Config {
                 "hold": {
                     "bytes": bytes_text(route.hold.bytes as u64),
                     "time": duration_text(route.hold.time),
+                    "types": route.hold.types.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 },
                 "request_body": route.request_body_bytes.map(bytes_text),
                 "dependencies": route.policy.dependencies().iter().map(|rule| &*rule.name).collect::<Vec<_>>(),

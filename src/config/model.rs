@@ -357,6 +357,16 @@ impl MediaPattern {
     }
 }
 
+impl std::fmt::Display for MediaPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(whole) => f.write_str(whole),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
 /// How WebSockets are relayed.
 #[derive(Clone, Debug)]
 pub struct WebSocket {

@@ -62,6 +62,8 @@ pub fn ended(facts: &Facts) -> Failure {
 /// is its breach of RFC 9113.
 pub fn http2(facts: &Facts, error: h2::Error) -> Failure {
     let kind = match error.get_io() {
+        // h2's codec says in words of its own that the connection ended within a frame.
+        Some(io) if io.kind() == io::ErrorKind::Other && find_tls(io).is_none() => cut_short(facts),
         Some(io) => classify(facts, io),
         None if error.is_remote() => cut_short(facts),
         None if error.is_library() || error.is_reset() || error.is_go_away() => {

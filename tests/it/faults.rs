@@ -15,6 +15,7 @@ use crate::support::script::{Script, Upstream, WELL};
 use crate::support::seawall::Seawall;
 use crate::support::{SECRET, log};
 
+mod http2;
 mod table;
 
 /// A fault and what becomes of it.
@@ -152,8 +153,8 @@ fn told(name: &str, fault: &Fault, seawall: &Seawall, id: &str, seen: &Seen) {
 }
 
 /// Tells every row, so that one that fails does not hide the others.
-fn tell_all(version: Version) {
-    let wrong: Vec<_> = table::faults()
+fn tell_all(faults: &[Fault], version: Version) {
+    let wrong: Vec<_> = faults
         .iter()
         .filter(|fault| catch_unwind(AssertUnwindSafe(|| tell(fault, version))).is_err())
         .map(|fault| fault.name)
@@ -163,12 +164,22 @@ fn tell_all(version: Version) {
 
 #[test]
 fn every_fault_becomes_one_clean_answer_over_http_1() {
-    tell_all(Version::Http1);
+    tell_all(&table::faults(), Version::Http1);
 }
 
 #[test]
 fn every_fault_becomes_one_clean_answer_over_http_2() {
-    tell_all(Version::Http2);
+    tell_all(&table::faults(), Version::Http2);
+}
+
+#[test]
+fn every_fault_of_an_http_2_upstream_becomes_one_clean_answer_over_http_1() {
+    tell_all(&http2::faults(), Version::Http1);
+}
+
+#[test]
+fn every_fault_of_an_http_2_upstream_becomes_one_clean_answer_over_http_2() {
+    tell_all(&http2::faults(), Version::Http2);
 }
 
 /// Kinds that no single HTTP/1.1 upstream can be scripted to produce, and where they are tested.

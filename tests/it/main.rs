@@ -15,6 +15,7 @@ mod again;
 mod extended_connect;
 mod faults;
 mod healthy;
+mod http2_upstream;
 mod limits;
 mod support;
 mod websocket;

@@ -32,7 +32,8 @@ fn with(
     staged(name, kind, phase, move || Stage::playing(script.clone(), settings))
 }
 
-fn staged(
+/// A row with a stage of its own.
+pub fn staged(
     name: &'static str,
     kind: Kind,
     phase: Phase,
@@ -44,12 +45,13 @@ fn staged(
 }
 
 impl Fault {
-    fn asked(self, request: Request) -> Self {
+    /// Asked like this.
+    pub fn asked(self, request: Request) -> Self {
         Fault { request, ..self }
     }
 
     /// The response was committed before the fault.
-    fn aborted(self) -> Self {
+    pub fn aborted(self) -> Self {
         Fault { outcome: Outcome::Aborted, ..self }
     }
 }

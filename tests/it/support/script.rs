@@ -13,6 +13,10 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::PATIENCE;
+use super::http2::{self, Http2};
+
+/// The window of a stream in the tests that fill it: what they configure.
+const WINDOW: usize = 64 * 1024;
 
 /// The content of a healthy answer.
 pub const WELL: &str = "all is well";
@@ -22,6 +26,14 @@ pub const WELL: &str = "all is well";
 pub enum Step {
     /// Reads a request head.
     ReadHead,
+    /// Reads the preface of an HTTP/2 connection and sends these SETTINGS.
+    Http2(Vec<u8>),
+    /// Reads the preface of an HTTP/2 connection.
+    ReadPreface,
+    /// Reads an HTTP/2 request to its end.
+    Http2Request,
+    /// Reads the next frame of an HTTP/2 request: its head.
+    Http2Frame,
     /// Accepts the WebSocket handshake that was read last, with these further fields.
     Accept(&'static str),
     /// Reads so many bytes of content.
@@ -43,6 +55,16 @@ pub enum Step {
     Hang,
     /// Is well from now on.
     BeWell,
+    /// Answers so many HTTP/2 requests with content without end, as far as windows allow; opens the
+    /// gate when all of them are full.
+    FloodHttp2 {
+        /// How many.
+        requests: usize,
+    },
+    /// Waits until the first HTTP/2 request is reset with CANCEL.
+    Http2Cancelled,
+    /// Is well from now on, on an HTTP/2 connection.
+    BeWellHttp2,
     /// Reads everything until the other side closes, and keeps it for [`Upstream::record`].
     Record,
 }
@@ -55,6 +77,21 @@ impl Script {
     /// Begins by reading a request head.
     pub fn read_head() -> Self {
         Script::default().then(Step::ReadHead)
+    }
+
+    /// Begins by reading the preface of an HTTP/2 connection and a request.
+    pub fn http2_request() -> Self {
+        Script::http2(&[]).then(Step::Http2Request)
+    }
+
+    /// Begins by reading the preface of an HTTP/2 connection, and does not answer it.
+    pub fn read_preface() -> Self {
+        Script::default().then(Step::ReadPreface)
+    }
+
+    /// Begins by reading the preface of an HTTP/2 connection; sends these SETTINGS.
+    pub fn http2(settings: &[(u16, u32)]) -> Self {
+        Script::default().then(Step::Http2(http2::settings(settings)))
     }
 
     /// Adds a step.
@@ -81,6 +118,11 @@ impl Script {
     /// Closes with a RST.
     pub fn reset(self) -> Self {
         self.then(Step::Reset)
+    }
+
+    /// Writes these frames and is well from now on, on the same HTTP/2 connection.
+    pub fn then_well_http2(self, frames: impl AsRef<[u8]>) -> Self {
+        self.write(frames).then(Step::BeWellHttp2)
     }
 
     /// Falls silent.
@@ -243,6 +285,38 @@ impl Story {
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         for step in script.0 {
             match step {
+                Step::Http2(settings) => {
+                    if self.head().is_none() || Http2::begin(&mut self.stream, &settings).is_none()
+                    {
+                        return;
+                    }
+                }
+                Step::ReadPreface => {
+                    if self.head().is_none() || Http2::begin(&mut self.stream, b"").is_none() {
+                        return;
+                    }
+                }
+                Step::Http2Request => match Http2.request(&mut self.stream) {
+                    Some((stream, content)) => self.keep_request(stream, content),
+                    None => return,
+                },
+                Step::FloodHttp2 { requests } => {
+                    if self.flood_http2(requests).is_none() {
+                        return;
+                    }
+                }
+                Step::Http2Cancelled => loop {
+                    let Some(frame) = Http2.next(&mut self.stream) else { return };
+                    if (frame.kind, frame.stream) == (http2::RST_STREAM, 1) {
+                        assert_eq!(frame.payload, http2::CANCEL.to_be_bytes());
+                        break;
+                    }
+                },
+                Step::Http2Frame => {
+                    if Http2.next(&mut self.stream).is_none() {
+                        return;
+                    }
+                }
                 Step::ReadHead => {
                     if self.head().is_none() {
                         return;
@@ -278,6 +352,7 @@ impl Story {
                 }
                 Step::Hang => while matches!(self.stream.read(&mut [0; 65_536]), Ok(1..)) {},
                 Step::BeWell => return self.be_well(),
+                Step::BeWellHttp2 => return self.be_well_http2(),
                 Step::Record => self.record(),
             }
         }
@@ -313,13 +388,67 @@ impl Story {
                 _ => return None,
             }
         }
-        self.requests.lock().unwrap().push(head.clone());
+        if !head.starts_with(b"PRI * HTTP/2.0") {
+            self.requests.lock().unwrap().push(head.clone());
+        }
         Some(head)
+    }
+
+    fn keep_request(&self, stream: u32, content: usize) {
+        let head = format!("HTTP/2 stream {stream}, {content} bytes");
+        self.requests.lock().unwrap().push(head.into_bytes());
+    }
+
+    fn flood_http2(&mut self, requests: usize) -> Option<()> {
+        let mut windows = std::collections::BTreeMap::new();
+        while windows.len() < requests {
+            let (stream, _) = Http2.request(&mut self.stream)?;
+            self.stream.write_all(&http2::head_of(stream, 0, 200, &[])).ok()?;
+            windows.insert(stream, WINDOW);
+        }
+        // Until nobody has opened a window for a while: then all of them are full.
+        loop {
+            for (stream, window) in &mut windows {
+                while *window > 0 {
+                    let size = (*window).min(16_384);
+                    let content = http2::frame(http2::DATA, 0, *stream, vec![b'x'; size]);
+                    self.stream.write_all(&content).ok()?;
+                    *window -= size;
+                }
+            }
+            self.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let more = Http2.window_update(&mut self.stream);
+            self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            match more {
+                Some((stream, more)) => *windows.entry(stream).or_default() += more,
+                None => break,
+            }
+        }
+        self.gate.open();
+        Some(())
+    }
+
+    fn be_well_http2(mut self) {
+        while let Some((stream, content)) = Http2.request(&mut self.stream) {
+            self.keep_request(stream, content);
+            let length = WELL.len().to_string();
+            let head = http2::head_of(stream, 0, 200, &[("content-length", &length)]);
+            let content = http2::frame(http2::DATA, http2::END_STREAM, stream, WELL);
+            if self.stream.write_all(&[head, content].concat()).is_err() {
+                return;
+            }
+        }
     }
 
     fn be_well(mut self) {
         self.stream.set_nodelay(true).unwrap();
         while let Some(head) = self.head() {
+            if head.starts_with(b"PRI * HTTP/2.0") {
+                if Http2::begin(&mut self.stream, &http2::settings(&[])).is_some() {
+                    self.be_well_http2();
+                }
+                return;
+            }
             let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let length = text
                 .lines()
