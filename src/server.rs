@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::Admin;
 use crate::config::model::{self, Config};
+use crate::failure;
 use crate::forward::Worker;
 use crate::listen::accept::{self, Listener, TlsAcceptorDebug};
 use crate::listen::drain::{Drain, Drainer, Open};
@@ -310,7 +311,16 @@ fn shared_upstreams(
         let endpoints: Vec<_> =
             settings.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.label)).collect();
         let dependencies = dependencies(config, settings);
-        let handles = metrics.upstream(&settings.name, &endpoints, &dependencies);
+        // gRPC needs HTTP/2 on both sides.
+        let protocols: &[failure::Protocol] = match settings.protocol {
+            model::UpstreamProtocol::Http1 => {
+                &[failure::Protocol::Http, failure::Protocol::Websocket]
+            }
+            model::UpstreamProtocol::Http2 | model::UpstreamProtocol::Auto => {
+                failure::Protocol::ALL
+            }
+        };
+        let handles = metrics.upstream(&settings.name, &endpoints, &dependencies, protocols);
         Shared::new(Arc::clone(settings), handles)
             .map(Arc::new)
             .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))

@@ -245,11 +245,13 @@ pub enum Protocol {
     Http,
     /// A WebSocket, from its handshake on.
     Websocket,
+    /// gRPC or gRPC-Web, over any version of HTTP.
+    Grpc,
 }
 
 impl Protocol {
     /// Every protocol.
-    pub const ALL: &'static [Protocol] = &[Protocol::Http, Protocol::Websocket];
+    pub const ALL: &'static [Protocol] = &[Protocol::Http, Protocol::Websocket, Protocol::Grpc];
 
     /// The name in the metric, the log and the journal.
     #[must_use]
@@ -257,6 +259,7 @@ impl Protocol {
         match self {
             Protocol::Http => "http",
             Protocol::Websocket => "websocket",
+            Protocol::Grpc => "grpc",
         }
     }
 }

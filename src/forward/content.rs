@@ -52,6 +52,9 @@ pub struct Relayed {
     pub length: Option<u64>,
     /// Set when the end of the connection would make a cut-off response look complete.
     pub reset: Option<Rc<Cell<bool>>>,
+    /// A gRPC call over HTTP/2: a failure is told in trailers. (gRPC-Web over HTTP/1.1 has its
+    /// trailers inside the content, where they could only follow a whole message.)
+    pub trailers_tell: bool,
     /// The client's connection is busy until this is dropped.
     pub _busy: Busy,
 }
@@ -144,10 +147,10 @@ impl Relayed {
                 self.finish();
                 Poll::Ready(None)
             }
-            Some(Err(broken)) => {
-                self.abort(broken);
-                Poll::Ready(Some(Err(Abort)))
-            }
+            Some(Err(broken)) => Poll::Ready(Some(match self.abort(broken) {
+                Some(trailers) => Ok(Frame::trailers(trailers)),
+                None => Err(Abort),
+            })),
         }
     }
 
@@ -165,18 +168,24 @@ impl Relayed {
         }
     }
 
-    fn abort(&mut self, broken: Broken) {
+    /// Ends the response before its end; gives the trailers if they can tell why.
+    fn abort(&mut self, broken: Broken) -> Option<HeaderMap> {
         self.source.exchange = None;
-        if let Some(reset) = &self.reset {
-            reset.set(true);
-        }
-        let Some(committed) = self.committed.take() else { return };
+        let committed = self.committed.take()?;
         match broken {
             Broken::Upstream(failure) => {
-                committed.abort(self.source.upstream.place(self.source.endpoint, failure));
+                let failure = self.source.upstream.place(self.source.endpoint, failure);
+                if self.trailers_tell {
+                    return committed.conclude(failure);
+                }
+                committed.abort(failure);
             }
             Broken::Client(failure, _) => committed.forsake(failure),
         }
+        if let Some(reset) = &self.reset {
+            reset.set(true);
+        }
+        None
     }
 }
 

@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -153,6 +153,8 @@ pub async fn handle(
     } else {
         handshake::client_offer(&parts.method, parts.version, &parts.headers)
     };
+    let grpc = parts.headers.get(CONTENT_TYPE).filter(|value| render::is_grpc(value.as_bytes()));
+    let grpc = grpc.cloned();
     let held = Held::new(Subject {
         worker: Rc::clone(&worker),
         route: Rc::clone(&route),
@@ -162,7 +164,12 @@ pub async fn handle(
         version: parts.version,
         accept: parts.headers.get(http::header::ACCEPT).cloned(),
         started: Instant::now(),
-        protocol: if offer.is_some() { Protocol::Websocket } else { Protocol::Http },
+        protocol: match (&offer, &grpc) {
+            (Some(_), _) => Protocol::Websocket,
+            (None, Some(_)) => Protocol::Grpc,
+            (None, None) => Protocol::Http,
+        },
+        grpc,
     });
     let offer = match offer.transpose() {
         Ok(offer) => offer,

@@ -54,6 +54,7 @@ pub async fn respond(
     }
 
     let version = held.subject().map_or(http::Version::HTTP_11, |subject| subject.version);
+    let is_grpc = held.subject().is_some_and(|subject| subject.grpc.is_some());
     let length = hold::length(&head);
     let mut response = Response::new(());
     *response.status_mut() = head.status;
@@ -76,6 +77,7 @@ pub async fn respond(
             committed: Some(committed),
             length,
             reset,
+            trailers_tell: is_grpc && version == http::Version::HTTP_2,
             _busy: busy,
         })
     };

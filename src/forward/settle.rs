@@ -13,10 +13,11 @@
 //! | `Held`, `Committed` | dropped | – | `client_gone` |
 //! | `Committed` | `finish` | – | – |
 //! | `Committed` | `abort(failure)` | cut off | `aborted` |
+//! | `Committed` | `conclude(failure)` | trailers that tell it | `normalized` |
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use tokio::time::Instant;
 
 use super::content::Content;
@@ -47,8 +48,10 @@ pub struct Subject {
     pub accept: Option<HeaderValue>,
     /// When its head was complete.
     pub started: Instant,
-    /// Plain HTTP or a WebSocket.
+    /// What the client speaks.
     pub protocol: Protocol,
+    /// The Content-Type of a gRPC call.
+    pub grpc: Option<HeaderValue>,
 }
 
 /// A request whose response has not been committed.
@@ -88,9 +91,12 @@ impl Held {
     pub fn answer(mut self, failure: Failure) -> Response<Content> {
         let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
         let decision = policy(&subject).decide(&failure);
-        let answer =
-            render::http(&failure, decision, subject.id.as_str(), accept(&subject).as_deref());
-        let sent = Sent { status: Some(decision.status), close_code: None };
+        let id = subject.id.as_str();
+        let answer = match &subject.grpc {
+            Some(content_type) => render::grpc(&failure, id, content_type),
+            None => render::http(&failure, decision, id, accept(&subject).as_deref()),
+        };
+        let sent = Sent { status: Some(answer.status.as_u16()), close_code: None };
         settle(&subject, failure, Outcome::Normalized, &sent);
         reply(&subject, answer)
     }
@@ -147,6 +153,16 @@ impl Committed {
             settle(&subject, failure, Outcome::Aborted, &sent);
             ended(&subject, self.status);
         }
+    }
+
+    /// The response ends with this failure, told in trailers: how a gRPC call ends (P1).
+    pub fn conclude(mut self, failure: Failure) -> Option<HeaderMap> {
+        let subject = self.subject.take()?;
+        let trailers = render::grpc_trailers(&failure);
+        let sent = Sent { status: Some(self.status), close_code: None };
+        settle(&subject, failure, Outcome::Normalized, &sent);
+        ended(&subject, self.status);
+        Some(trailers)
     }
 
     /// The client broke its side: the response is cut off, and it is not the upstream's failure.

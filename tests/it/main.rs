@@ -14,6 +14,7 @@
 mod again;
 mod extended_connect;
 mod faults;
+mod grpc;
 mod healthy;
 mod http2_upstream;
 mod limits;

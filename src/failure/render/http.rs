@@ -13,8 +13,8 @@ use super::accept::{self, MediaType};
 use super::content::{self, Page};
 use super::jitter;
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The smallest and the largest number of seconds that seawall itself asks clients to wait: long
 /// enough for an ejected endpoint to come back, spread so that they do not come back at once.
@@ -137,7 +137,7 @@ static PROXY_STATUSES: LazyLock<Vec<[Option<HeaderValue>; USUAL.len()]>> = LazyL
 });
 
 /// `Proxy-Status` (RFC 9209 §2): cached for what usually happens.
-fn proxy_status(kind: Kind, received: Option<u16>) -> Option<HeaderValue> {
+pub(super) fn proxy_status(kind: Kind, received: Option<u16>) -> Option<HeaderValue> {
     match USUAL.iter().position(|usual| *usual == received) {
         Some(column) => PROXY_STATUSES.get(kind.index())?.get(column)?.clone(),
         None => write_proxy_status(kind, received),

@@ -159,13 +159,14 @@ impl Metrics {
         handles
     }
 
-    /// The handles of an upstream.
+    /// The handles of an upstream, and the cells of failures in these protocols.
     #[must_use]
     pub fn upstream(
         &self,
         name: &str,
         endpoints: &[Arc<str>],
         dependencies: &[Arc<str>],
+        protocols: &[Protocol],
     ) -> UpstreamMetrics {
         for dependency in dependencies {
             self.dependency_failures.with_label_values(&[name, dependency]);
@@ -184,7 +185,7 @@ impl Metrics {
         UpstreamMetrics(Arc::new(UpstreamHandles {
             name: name.to_owned(),
             endpoints: endpoints.collect(),
-            failures: FailureCells::new(&self.failures, name),
+            failures: FailureCells::new(&self.failures, name, protocols),
             dependency_failures: self.dependency_failures.clone(),
             scrubbed_responses: self.scrubbed_responses.clone(),
             head_seconds: self.upstream_head_seconds.with_label_values(&[name]),
@@ -417,7 +418,7 @@ struct FailureCells {
 }
 
 impl FailureCells {
-    fn new(family: &IntCounterVec, upstream: &str) -> Self {
+    fn new(family: &IntCounterVec, upstream: &str, protocols: &[Protocol]) -> Self {
         let count = Protocol::ALL.len() * Kind::COUNT * Phase::ALL.len() * Outcome::ALL.len();
         let cells = FailureCells {
             family: family.clone(),
@@ -427,6 +428,9 @@ impl FailureCells {
         for kind in Kind::ALL {
             for phase in kind.phases() {
                 for (protocol, outcome) in plausible(*kind, *phase) {
+                    if !protocols.contains(&protocol) {
+                        continue;
+                    }
                     cells.cell(protocol, *kind, *phase, outcome);
                 }
             }
@@ -459,19 +463,21 @@ impl FailureCells {
 /// How a failure of this kind in this phase can end.
 fn plausible(kind: Kind, phase: Phase) -> Vec<(Protocol, Outcome)> {
     use Outcome::{Aborted, Normalized, Passed, Recovered};
-    use Protocol::{Http, Websocket};
+    use Protocol::{Grpc, Http, Websocket};
     let mut found = Vec::new();
     match phase {
         Phase::Websocket => found.push((Websocket, Normalized)),
-        Phase::Upgrade => found.push((Websocket, Normalized)),
-        Phase::Body => found.extend([(Http, Normalized), (Http, Aborted)]),
-        Phase::Head => found.push((Http, Normalized)),
-        Phase::Send => found.push((Http, Normalized)),
+        Phase::Upgrade => found.extend([(Websocket, Normalized), (Websocket, Recovered)]),
+        Phase::Body => found.extend([(Http, Normalized), (Http, Recovered), (Http, Aborted)]),
+        Phase::Head | Phase::Send => found.extend([(Http, Normalized), (Http, Recovered)]),
         Phase::Resolve | Phase::Connect | Phase::Tls => {
-            for protocol in [Http, Websocket] {
+            for protocol in [Http, Websocket, Grpc] {
                 found.extend([(protocol, Normalized), (protocol, Recovered)]);
             }
         }
+    }
+    if matches!(phase, Phase::Send | Phase::Head | Phase::Body) {
+        found.push((Grpc, Normalized));
     }
     if matches!(kind, Kind::ApplicationError | Kind::DependencyFailure) && phase == Phase::Head {
         found.push((Http, Passed));

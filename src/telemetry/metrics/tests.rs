@@ -7,7 +7,8 @@ fn text(metrics: &Metrics) -> String {
 fn resolved() -> (Arc<Metrics>, RouteMetrics, UpstreamMetrics) {
     let metrics = Metrics::new().unwrap();
     let route = metrics.route("all", "app");
-    let upstream = metrics.upstream("app", &["http://a:1".into()], &["postgres".into()]);
+    let upstream =
+        metrics.upstream("app", &["http://a:1".into()], &["postgres".into()], Protocol::ALL);
     (metrics, route, upstream)
 }
 
