@@ -84,6 +84,7 @@ impl Config {
                     "time": duration_text(route.hold.time),
                     "types": route.hold.types.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 },
+                "sse_event": route.sse_event,
                 "request_body": route.request_body_bytes.map(bytes_text),
                 "dependencies": route.policy.dependencies().iter().map(|rule| &*rule.name).collect::<Vec<_>>(),
             })

@@ -258,6 +258,9 @@ pub struct Route {
     pub policy: Arc<Policy>,
     /// Which responses are held until they are whole.
     pub hold: Hold,
+    /// Event streams pass event by event, and end with an `error` event when the upstream fails.
+    /// Default off.
+    pub sse_event: bool,
     /// Bytes of request content; `None` is no limit.
     pub request_body_bytes: Option<u64>,
 }

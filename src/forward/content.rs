@@ -17,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::client::Busy;
 use super::replay::Reader;
 use super::settle::Committed;
+use super::sse::Events;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::{EndpointIndex, Upstream};
 
@@ -42,8 +43,12 @@ struct Held {
 /// Content that still flows.
 #[derive(Debug)]
 pub struct Relayed {
-    /// What was held before the response was committed.
+    /// What comes before what the source has: what was held when the response was committed.
     pub held: VecDeque<Bytes>,
+    /// What comes when `held` is empty and the source is gone.
+    pub ending: Ending,
+    /// Passes the content event by event.
+    pub events: Option<Box<Events>>,
     /// Where the rest comes from.
     pub source: Source,
     /// Who is told how it ends.
@@ -57,6 +62,20 @@ pub struct Relayed {
     pub trailers_tell: bool,
     /// The client's connection is busy until this is dropped.
     pub _busy: Busy,
+}
+
+/// How content ends.
+#[derive(Debug, Default)]
+pub enum Ending {
+    /// By itself.
+    #[default]
+    Whole,
+    /// With trailers.
+    Trailers(HeaderMap),
+    /// Cut off, once what came before has had a chance to leave.
+    CutOff,
+    /// Cut off now.
+    CutOffNow,
 }
 
 /// An exchange, and where its connection goes afterwards.
@@ -117,40 +136,57 @@ impl Content {
 
     /// Content that still flows.
     #[must_use]
-    pub fn relayed(relayed: Relayed) -> Self {
+    pub fn relayed(mut relayed: Relayed) -> Self {
+        if let Some(events) = &mut relayed.events {
+            let held = std::mem::take(&mut relayed.held);
+            relayed.held = held.into_iter().filter_map(|piece| events.pass(piece)).collect();
+        }
         Content(Inner::Relayed(Box::new(relayed)))
     }
 }
 
 impl Relayed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
-        if let Some(piece) = self.held.pop_front() {
-            return Poll::Ready(Some(Ok(self.pass(piece))));
-        }
-        let Some(exchange) = self.source.exchange.as_mut() else { return Poll::Ready(None) };
-        match std::task::ready!(exchange.poll_content(cx)) {
-            Some(Ok(Piece::Data(data))) => {
-                let frame = self.pass(data);
-                // The last byte of a known length: hyper will not ask again.
-                if self.source.exchange.as_ref().is_some_and(Exchange::is_whole)
-                    && self.length == Some(0)
-                {
-                    self.finish();
+        loop {
+            if let Some(piece) = self.held.pop_front() {
+                return Poll::Ready(Some(Ok(self.pass(piece))));
+            }
+            let Some(exchange) = self.source.exchange.as_mut() else {
+                return Poll::Ready(match std::mem::take(&mut self.ending) {
+                    Ending::Whole => None,
+                    Ending::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+                    Ending::CutOff => {
+                        // An error makes hyper drop what it has not written yet; it writes when
+                        // there is nothing to poll.
+                        self.ending = Ending::CutOffNow;
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Ending::CutOffNow => Some(Err(Abort)),
+                });
+            };
+            match std::task::ready!(exchange.poll_content(cx)) {
+                Some(Ok(Piece::Data(data))) => {
+                    let data = match &mut self.events {
+                        None => data,
+                        Some(events) => match events.pass(data) {
+                            Some(whole) => whole,
+                            None => continue,
+                        },
+                    };
+                    let frame = self.pass(data);
+                    // The last byte of a known length: hyper will not ask again.
+                    if self.source.exchange.as_ref().is_some_and(Exchange::is_whole)
+                        && self.length == Some(0)
+                    {
+                        self.finish(Ending::Whole);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Some(Ok(Piece::Trailers(trailers))) => self.finish(Ending::Trailers(trailers)),
+                None => self.finish(Ending::Whole),
+                Some(Err(broken)) => self.abort(broken),
             }
-            Some(Ok(Piece::Trailers(trailers))) => {
-                self.finish();
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            None => {
-                self.finish();
-                Poll::Ready(None)
-            }
-            Some(Err(broken)) => Poll::Ready(Some(match self.abort(broken) {
-                Some(trailers) => Ok(Frame::trailers(trailers)),
-                None => Err(Abort),
-            })),
         }
     }
 
@@ -161,31 +197,39 @@ impl Relayed {
         Frame::data(data)
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, ending: Ending) {
         self.source.finish();
+        self.ending = ending;
+        self.held.extend(self.events.as_mut().and_then(|events| events.rest()));
         if let Some(committed) = self.committed.take() {
             committed.finish();
         }
     }
 
-    /// Ends the response before its end; gives the trailers if they can tell why.
-    fn abort(&mut self, broken: Broken) -> Option<HeaderMap> {
+    /// Ends the response before its end, with a word on why if its protocol has one.
+    fn abort(&mut self, broken: Broken) {
         self.source.exchange = None;
-        let committed = self.committed.take()?;
+        self.ending = Ending::CutOff;
+        let Some(committed) = self.committed.take() else { return };
         match broken {
             Broken::Upstream(failure) => {
                 let failure = self.source.upstream.place(self.source.endpoint, failure);
                 if self.trailers_tell {
-                    return committed.conclude(failure);
+                    if let Some(trailers) = committed.conclude(failure) {
+                        self.ending = Ending::Trailers(trailers);
+                    }
+                    return;
                 }
-                committed.abort(failure);
+                match self.events.as_ref().filter(|events| events.stands_between_events()) {
+                    Some(_) => self.held.extend(committed.abort_with_event(failure)),
+                    None => committed.abort(failure),
+                }
             }
             Broken::Client(failure, _) => committed.forsake(failure),
         }
         if let Some(reset) = &self.reset {
             reset.set(true);
         }
-        None
     }
 }
 
@@ -214,7 +258,11 @@ impl Body for Content {
         match &self.0 {
             Inner::Whole(bytes) => bytes.is_none(),
             Inner::Held(held) => held.pieces.is_empty() && held.trailers.is_none(),
-            Inner::Relayed(relayed) => relayed.held.is_empty() && relayed.source.exchange.is_none(),
+            Inner::Relayed(relayed) => {
+                relayed.held.is_empty()
+                    && relayed.source.exchange.is_none()
+                    && matches!(relayed.ending, Ending::Whole)
+            }
         }
     }
 

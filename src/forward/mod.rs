@@ -20,6 +20,7 @@ pub mod request;
 pub mod response;
 pub mod retry;
 pub mod settle;
+pub mod sse;
 pub mod websocket;
 
 use std::cell::RefCell;

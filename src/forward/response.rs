@@ -5,18 +5,22 @@
 //! [`Held::commit`] every failure is still an answer.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, RETRY_AFTER, VIA};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::client::{Busy, Client};
-use super::content::{Content, Relayed, Source};
+use super::content::{Content, Ending, Relayed, Source};
 use super::hold;
 use super::request::{X_REQUEST_ID, via_version};
 use super::retry::Answered;
 use super::settle::Held;
+use super::sse::Events;
 use crate::failure::app::{self, Finding, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{Failure, Phase};
 use crate::upstream::exchange::ResponseHead;
+
+/// Events up to this size pass whole even where nothing is held.
+const LEAST_EVENT: usize = 8 * 1024;
 
 /// Answers with what the upstream said, or for it.
 pub async fn respond(
@@ -69,10 +73,15 @@ pub async fn respond(
         }
         Content::held(content.pieces, content.trailers)
     } else {
+        let events =
+            (route.settings.sse_event && length.is_none() && is_readable_events(&response))
+                .then(|| Box::new(Events::new(route.settings.hold.bytes.max(LEAST_EVENT))));
         // For an HTTP/1.0 client the end of the connection is the end of the content.
         let reset = (version == http::Version::HTTP_10).then(|| client.reset.clone());
         Content::relayed(Relayed {
             held: content.pieces,
+            ending: Ending::default(),
+            events,
             source,
             committed: Some(committed),
             length,
@@ -82,6 +91,15 @@ pub async fn respond(
         })
     };
     response.map(|()| body)
+}
+
+/// An event stream into which another event can be written.
+fn is_readable_events(response: &Response<()>) -> bool {
+    let fields = response.headers();
+    let media_type = fields.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        && !fields.contains_key(CONTENT_ENCODING)
 }
 
 /// What the app said about itself, as a failure.

@@ -13,6 +13,7 @@
 //! | `Held`, `Committed` | dropped | – | `client_gone` |
 //! | `Committed` | `finish` | – | – |
 //! | `Committed` | `abort(failure)` | cut off | `aborted` |
+//! | `Committed` | `abort_with_event(failure)` | a last event, cut off | `aborted` |
 //! | `Committed` | `conclude(failure)` | trailers that tell it | `normalized` |
 
 use std::rc::Rc;
@@ -153,6 +154,17 @@ impl Committed {
             settle(&subject, failure, Outcome::Aborted, &sent);
             ended(&subject, self.status);
         }
+    }
+
+    /// The event stream is cut off behind a last event that tells the failure.
+    pub fn abort_with_event(mut self, failure: Failure) -> Option<bytes::Bytes> {
+        let subject = self.subject.take()?;
+        let decision = policy(&subject).decide(&failure);
+        let event = render::sse(&failure, decision, subject.id.as_str());
+        let sent = Sent { status: Some(self.status), close_code: None };
+        settle(&subject, failure, Outcome::Aborted, &sent);
+        ended(&subject, self.status);
+        Some(event)
     }
 
     /// The response ends with this failure, told in trailers: how a gRPC call ends (P1).

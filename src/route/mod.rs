@@ -139,6 +139,7 @@ mod tests {
                     upstream: Arc::clone(&upstream),
                     policy: Arc::new(Policy::default()),
                     hold: Hold::default(),
+                    sse_event: false,
                     request_body_bytes: None,
                 })
             })

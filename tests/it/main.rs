@@ -18,5 +18,6 @@ mod grpc;
 mod healthy;
 mod http2_upstream;
 mod limits;
+mod sse;
 mod support;
 mod websocket;

@@ -22,6 +22,7 @@ pub(super) struct Settings {
     kinds: Vec<(Kind, u16)>,
     app_errors: AppErrors,
     pub(super) hold: Hold,
+    pub(super) sse_event: bool,
     dependencies: Arc<[DependencyRule]>,
 }
 
@@ -46,6 +47,7 @@ pub(super) fn global(root: &Scope<'_>) -> Settings {
         kinds: Vec::new(),
         app_errors: AppErrors::default(),
         hold: Hold::default(),
+        sse_event: false,
         dependencies: Arc::new([]),
     };
     let mut settings = answers(&section, &base);
@@ -80,6 +82,9 @@ fn answers(section: &Scope<'_>, base: &Settings) -> Settings {
         },
         "An app's own 500: always replaced, replaced if it shows a trace or nothing, or passed.",
     );
+    let meaning =
+        "Event streams pass event by event, and end with an `error` event when the upstream fails.";
+    let sse_event = section.bool("sse_event", base.sse_event, meaning);
     let mut kinds = base.kinds.clone();
     let meaning = "Another status for a kind, by its name.";
     for (name, scope) in section.named("kinds", false, meaning) {
@@ -111,6 +116,7 @@ fn answers(section: &Scope<'_>, base: &Settings) -> Settings {
             _ => AppErrors::Pass,
         },
         kinds,
+        sse_event,
         ..base.clone()
     }
 }

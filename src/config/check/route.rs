@@ -60,6 +60,7 @@ pub(super) fn routes(root: &Scope<'_>, upstreams: &[Known], global: &Settings) -
                 upstream,
                 policy: settings.policy(),
                 hold: settings.hold.clone(),
+                sse_event: settings.sse_event,
                 request_body_bytes,
             }));
         }

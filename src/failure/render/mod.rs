@@ -20,10 +20,12 @@ pub mod accept;
 mod content;
 mod grpc;
 mod http;
+mod sse;
 mod websocket;
 
 pub use self::http::{Answer, client, http, overload};
 pub use grpc::{grpc, grpc_trailers, is_grpc};
+pub use sse::sse;
 pub use websocket::{CloseFrame, websocket};
 
 /// A small number that differs from request to request: FNV-1a of the request id.
