@@ -85,6 +85,7 @@ impl Config {
                     "types": route.hold.types.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 },
                 "sse_event": route.sse_event,
+                "rehearse": route.rehearsal.is_some(),
                 "request_body": route.request_body_bytes.map(bytes_text),
                 "dependencies": route.policy.dependencies().iter().map(|rule| &*rule.name).collect::<Vec<_>>(),
             })

@@ -261,6 +261,8 @@ pub struct Route {
     /// Event streams pass event by event, and end with an `error` event when the upstream fails.
     /// Default off.
     pub sse_event: bool,
+    /// The secret with which clients may ask for failures; `None` is off.
+    pub rehearsal: Option<Arc<str>>,
     /// Bytes of request content; `None` is no limit.
     pub request_body_bytes: Option<u64>,
 }

@@ -9,6 +9,7 @@
 use std::error::Error;
 use std::io;
 
+use super::rehearsal::Rehearsed;
 use super::{ClientFailure, Failure, Kind, Phase};
 
 /// What is known about an exchange at the moment an error is returned.
@@ -31,6 +32,9 @@ impl Facts {
 /// Classifies an I/O error of an upstream's socket or TLS session.
 #[must_use]
 pub fn classify(facts: &Facts, error: &io::Error) -> Kind {
+    if let Some(Rehearsed(kind)) = rehearsed(error) {
+        return kind;
+    }
     if let Some(tls) = find_tls(error) {
         return classify_tls(tls);
     }
@@ -72,6 +76,15 @@ pub fn http2(facts: &Facts, error: h2::Error) -> Failure {
         None => Kind::ProxyInternalError,
     };
     Failure::new(kind, facts.phase).with_source(error)
+}
+
+/// What a rehearsal asked for, if this is the error of one.
+pub(super) fn rehearsed(error: &(dyn Error + 'static)) -> Option<Rehearsed> {
+    let inner = match error.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().and_then(|inner| inner.downcast_ref()),
+        None => error.downcast_ref(),
+    };
+    inner.copied()
 }
 
 /// Whether the upstream refused the stream without any processing (RFC 9113 §8.7).

@@ -16,6 +16,7 @@ pub mod client;
 mod kind;
 mod phase;
 pub mod policy;
+pub mod rehearsal;
 pub mod render;
 
 use std::error::Error;
@@ -126,6 +127,13 @@ impl Failure {
     pub fn is_unprocessed(&self) -> bool {
         self.detail.unprocessed
             || matches!(self.phase, Phase::Resolve | Phase::Connect | Phase::Tls)
+    }
+
+    /// Whether somebody asked for this failure: it has not happened.
+    #[must_use]
+    pub fn is_rehearsed(&self) -> bool {
+        let source = self.detail.source.as_deref();
+        source.is_some_and(|source| classify::rehearsed(source).is_some())
     }
 
     /// What happened.

@@ -18,6 +18,7 @@ use super::client::Busy;
 use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
+use crate::failure::rehearsal::Rehearsal;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::{EndpointIndex, Upstream};
 
@@ -60,6 +61,8 @@ pub struct Relayed {
     /// A gRPC call over HTTP/2: a failure is told in trailers. (gRPC-Web over HTTP/1.1 has its
     /// trailers inside the content, where they could only follow a whole message.)
     pub trailers_tell: bool,
+    /// A failure that the client asked for, after so many bytes more.
+    pub rehearsal: Option<Rehearsal>,
     /// The client's connection is busy until this is dropped.
     pub _busy: Busy,
 }
@@ -165,8 +168,16 @@ impl Relayed {
                     Ending::CutOffNow => Some(Err(Abort)),
                 });
             };
+            if let Some(Rehearsal { after: Some(0), .. }) = self.rehearsal {
+                self.rehearse();
+                continue;
+            }
             match std::task::ready!(exchange.poll_content(cx)) {
                 Some(Ok(Piece::Data(data))) => {
+                    let data = match &mut self.rehearsal {
+                        None => data,
+                        Some(rehearsal) => cut(data, &mut rehearsal.after),
+                    };
                     let data = match &mut self.events {
                         None => data,
                         Some(events) => match events.pass(data) {
@@ -187,6 +198,13 @@ impl Relayed {
                 None => self.finish(Ending::Whole),
                 Some(Err(broken)) => self.abort(broken),
             }
+        }
+    }
+
+    /// The failure that the client asked for.
+    fn rehearse(&mut self) {
+        if let Some(rehearsal) = self.rehearsal.take() {
+            self.abort(Broken::Upstream(rehearsal.failure()));
         }
     }
 
@@ -231,6 +249,15 @@ impl Relayed {
             reset.set(true);
         }
     }
+}
+
+/// As much of `data` as is still due.
+fn cut(mut data: Bytes, due: &mut Option<u64>) -> Bytes {
+    if let Some(due) = due {
+        data.truncate(usize::try_from(*due).unwrap_or(usize::MAX));
+        *due -= data.len() as u64;
+    }
+    data
 }
 
 impl Body for Content {

@@ -35,10 +35,16 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Nothing is held.
+    #[must_use]
+    pub fn none() -> Self {
+        Terms { bytes: 0, time: Duration::ZERO }
+    }
+
     /// The terms for this response.
     #[must_use]
     pub fn of(head: &ResponseHead, hold: &Hold) -> Self {
-        let none = Terms { bytes: 0, time: Duration::ZERO };
+        let none = Terms::none();
         if hold.bytes == 0 || is_stream(&head.fields) {
             return none;
         }

@@ -42,6 +42,7 @@ use retry::{Outgoing, Unanswered};
 use settle::{Held, Subject};
 
 use crate::config::model::{self, Config};
+use crate::failure::rehearsal::{self, Rehearsal};
 use crate::failure::{ClientFailure, Protocol, render};
 use crate::route::{NoRoute, Router};
 use crate::telemetry::journal::Journal;
@@ -96,6 +97,9 @@ impl Worker {
         let routes = config.routes.iter().filter_map(|settings| {
             let upstream =
                 upstreams.iter().find(|known| known.settings().name == settings.upstream.name)?;
+            if settings.rehearsal.is_some() {
+                metrics.rehearses(&settings.name);
+            }
             Some(Rc::new(Route {
                 settings: Arc::clone(settings),
                 upstream: Rc::clone(upstream),
@@ -156,6 +160,7 @@ pub async fn handle(
     };
     let grpc = parts.headers.get(CONTENT_TYPE).filter(|value| render::is_grpc(value.as_bytes()));
     let grpc = grpc.cloned();
+    let rehearsal = find_rehearsal(&route, &parts);
     let held = Held::new(Subject {
         worker: Rc::clone(&worker),
         route: Rc::clone(&route),
@@ -171,6 +176,7 @@ pub async fn handle(
             (None, None) => Protocol::Http,
         },
         grpc,
+        rehearsal: rehearsal.as_ref().ok().copied().flatten(),
     });
     let offer = match offer.transpose() {
         Ok(offer) => offer,
@@ -180,11 +186,24 @@ pub async fn handle(
         Ok(place) => place,
         Err(refused) => return held.overloaded(refused.retry_after_secs),
     };
+    let expects_continue = request::expects_continue(&parts);
+    let refused = match rehearsal {
+        Ok(None | Some(Rehearsal { after: Some(_), .. })) => Ok(held),
+        Ok(Some(instead)) => Err(held.answer(instead.failure())),
+        Err(rehearsal::Unknown) => Err(held.refuse(ClientFailure::BadRequest)),
+    };
+    let held = match refused {
+        Ok(held) => held,
+        Err(response) => {
+            let left = Left { body: Some(body), expects_continue };
+            return Box::pin(left.settle(&client, parts.version, response)).await;
+        }
+    };
     let framing = request::framing(&parts, body.size_hint().exact());
     if let (Framing::Length(length), Some(limit)) = (framing, route.settings.request_body_bytes)
         && length > limit
     {
-        let left = Left { body: Some(body), expects_continue: request::expects_continue(&parts) };
+        let left = Left { body: Some(body), expects_continue };
         let response = held.refuse(ClientFailure::ContentTooLarge);
         return Box::pin(left.settle(&client, parts.version, response)).await;
     }
@@ -198,9 +217,9 @@ pub async fn handle(
             upgrade: offer.is_some(),
             websocket_key: offer.as_ref().and_then(|offer| offer.key.as_deref()),
         },
-        expects_continue: request::expects_continue(&parts),
+        expects_continue,
+        may_hold: rehearsal == Ok(None),
     };
-    let expects_continue = outgoing.expects_continue;
     let answered = match retry::send(&worker, &route, &client, &held, &outgoing, Some(body)).await {
         Ok(answered) => answered,
         Err(Unanswered::Upstream(failure, body)) => {
@@ -223,6 +242,16 @@ pub async fn handle(
         }
         None => response::respond(held, &client, answered, &route, busy).await,
     }
+}
+
+/// What the request asks to be rehearsed, on a route that does.
+fn find_rehearsal(
+    route: &Route,
+    parts: &http::request::Parts,
+) -> Result<Option<Rehearsal>, rehearsal::Unknown> {
+    let Some(secret) = &route.settings.rehearsal else { return Ok(None) };
+    let field = parts.headers.get(rehearsal::FIELD);
+    field.map_or(Ok(None), |field| Rehearsal::read(field.as_bytes(), secret))
 }
 
 /// Whether this asks for a WebSocket over HTTP/2 (RFC 8441 §4).

@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{Method, Version, request};
 
-use crate::failure::ClientFailure;
+use crate::failure::{ClientFailure, rehearsal};
 use crate::telemetry::request_id;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::head::is_hop_by_hop;
@@ -212,6 +212,7 @@ fn is_rewritten(name: &HeaderName, trusted: bool) -> bool {
         || *name == VIA
         || *name == X_REQUEST_ID
         || *name == X_FORWARDED_FOR
+        || *name == rehearsal::FIELD
         || *name == FORWARDED
         // A trusted proxy has seen the client's own scheme and host: they are kept.
         || (!trusted && (*name == X_FORWARDED_PROTO || *name == X_FORWARDED_HOST))

@@ -58,6 +58,7 @@ pub async fn respond(
     }
 
     let version = held.subject().map_or(http::Version::HTTP_11, |subject| subject.version);
+    let rehearsal = held.subject().and_then(|subject| subject.rehearsal);
     let is_grpc = held.subject().is_some_and(|subject| subject.grpc.is_some());
     let length = hold::length(&head);
     let mut response = Response::new(());
@@ -87,6 +88,7 @@ pub async fn respond(
             length,
             reset,
             trailers_tell: is_grpc && version == http::Version::HTTP_2,
+            rehearsal,
             _busy: busy,
         })
     };

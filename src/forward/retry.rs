@@ -69,6 +69,8 @@ pub struct Outgoing<'r> {
     pub extra: Extra<'r>,
     /// The content waits for a 100.
     pub expects_continue: bool,
+    /// The response may be held: nobody rehearses how it is cut off.
+    pub may_hold: bool,
 }
 
 /// Why an attempt brought no response.
@@ -183,7 +185,10 @@ impl Attempts<'_> {
         }
         let settings = &self.route.settings;
         let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
-        let mut terms = Terms::of(&head, &settings.hold);
+        let mut terms = match self.outgoing.may_hold {
+            true => Terms::of(&head, &settings.hold),
+            false => Terms::none(),
+        };
         if judgement != Judgement::Known(Verdict::Healthy) {
             terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
         }

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::content::Content;
 use super::{Route, Worker};
 use crate::failure::policy::{Decision, Policy};
+use crate::failure::rehearsal::Rehearsal;
 use crate::failure::render::{self, Answer, CloseFrame};
 use crate::failure::{ClientFailure, Failure, Outcome, Protocol};
 use crate::telemetry::journal::Entry;
@@ -53,6 +54,8 @@ pub struct Subject {
     pub protocol: Protocol,
     /// The Content-Type of a gRPC call.
     pub grpc: Option<HeaderValue>,
+    /// A failure that the client asked for, in the middle of its response.
+    pub rehearsal: Option<Rehearsal>,
 }
 
 /// A request whose response has not been committed.
@@ -282,6 +285,12 @@ fn ended(subject: &Subject, status: u16) {
 
 /// Counts, logs and journals one failure, once.
 fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
+    if failure.is_rehearsed() {
+        let route = &subject.route.settings.name;
+        subject.worker.metrics.rehearsed(route, failure.kind());
+        tracing::info!(request_id = subject.id.as_str(), kind = %failure.kind(), route = &**route, "a rehearsed failure");
+        return;
+    }
     subject.route.upstream.metrics().failed(&failure, subject.protocol, outcome);
     let line = FailureLine {
         request_id: subject.id.as_str(),

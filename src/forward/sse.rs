@@ -93,6 +93,9 @@ enum Line {
 impl Walker {
     /// Where in `data` the last event ends, if one does. Lines end with CR LF, LF or CR.
     fn walk(&mut self, data: &[u8]) -> Option<usize> {
+        if data.is_empty() {
+            return None;
+        }
         let mut last = None;
         let mut at = 0;
         if std::mem::take(&mut self.after_return) && data.first() == Some(&b'\n') {
@@ -160,6 +163,16 @@ mod tests {
         ] {
             assert_eq!(ends(text), end, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_line_end_may_come_in_two_parts_with_nothing_between() {
+        let mut walker = Walker::default();
+        assert_eq!(walker.walk(b"id: 1\r"), None);
+        assert_eq!(walker.walk(b""), None);
+        assert_eq!(walker.walk(b"\n"), None);
+        assert_eq!(walker.walk(b"\r"), Some(1));
+        assert_eq!(walker.walk(b"\n"), Some(1));
     }
 
     #[test]

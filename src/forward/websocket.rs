@@ -20,6 +20,7 @@ use super::content::Content;
 use super::response;
 use super::retry::Answered;
 use super::settle::{Held, Session};
+use crate::failure::rehearsal::{Rehearsal, Rehearsed};
 use crate::failure::render::CloseFrame;
 use crate::failure::{ClientFailure, Failure, Kind, Phase};
 use crate::telemetry::log::WebsocketLine;
@@ -28,6 +29,7 @@ use crate::upstream::admission::Place;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::pool::Connection;
 use crate::websocket::handshake::{self, Agreed, Offer};
+use crate::websocket::rehearse::Rehearsing;
 use crate::websocket::relay::{self, Direction, Observer, Opening, Terms};
 
 /// A WebSocket whose 101 is on its way to the client.
@@ -132,7 +134,17 @@ pub async fn run<C>(
     let worker = &session.subject().worker;
     let terms =
         Terms { opening, agreed: *agreed, settings: &worker.websocket, scratch: &worker.scratch };
-    let report = relay::relay(client, &mut connection.stream, terms, &watch, drain).await;
+    let upstream = &mut connection.stream;
+    let report = match session.subject().rehearsal {
+        Some(Rehearsal { kind, after: Some(messages) }) => {
+            let mut terms = terms;
+            let early = std::mem::take(&mut terms.opening.from_upstream);
+            let mut upstream = Rehearsing::new(upstream, early, messages, Rehearsed(kind));
+            // Boxed: it is rare, and every session would carry the room for it.
+            Box::pin(relay::relay(client, &mut upstream, terms, &watch, drain)).await
+        }
+        _ => relay::relay(client, upstream, terms, &watch, drain).await,
+    };
     let elapsed = started.elapsed();
     metrics.closed(&report.summary, elapsed);
     WebsocketLine {

@@ -140,6 +140,7 @@ mod tests {
                     policy: Arc::new(Policy::default()),
                     hold: Hold::default(),
                     sse_event: false,
+                    rehearsal: None,
                     request_body_bytes: None,
                 })
             })

@@ -8,6 +8,7 @@
 pub mod close;
 pub mod frame;
 pub mod handshake;
+pub mod rehearse;
 pub mod relay;
 mod utf8;
 mod walk;

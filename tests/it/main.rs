@@ -18,6 +18,7 @@ mod grpc;
 mod healthy;
 mod http2_upstream;
 mod limits;
+mod rehearsal;
 mod sse;
 mod support;
 mod websocket;

@@ -5,6 +5,7 @@
 
 mod failures;
 mod listener;
+mod rehearsal;
 mod route;
 mod upstream;
 
@@ -33,7 +34,8 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let admin = admin(&root);
     let upstreams = upstream::upstreams(&root, base);
     let failures = failures::global(&root);
-    let routes = route::routes(&root, &upstreams, &failures);
+    let secret = rehearsal::secret(&root, base);
+    let routes = route::routes(&root, &upstreams, &failures, secret.as_ref());
     let mut websocket = websocket(&root);
     let clients = clients(&root);
     let forwarded = forwarded(&root);

@@ -9,7 +9,12 @@ use super::failures::{self, Settings};
 use super::upstream::{self, Known};
 use super::{plain_name, wrong};
 
-pub(super) fn routes(root: &Scope<'_>, upstreams: &[Known], global: &Settings) -> Vec<Arc<Route>> {
+pub(super) fn routes(
+    root: &Scope<'_>,
+    upstreams: &[Known],
+    global: &Settings,
+    secret: Option<&Arc<str>>,
+) -> Vec<Arc<Route>> {
     let mut routes: Vec<Arc<Route>> = Vec::new();
     let meaning = "Which requests go where; the most specific route wins, whatever the order.";
     for section in root.sections("routes", true, meaning) {
@@ -25,6 +30,13 @@ pub(super) fn routes(root: &Scope<'_>, upstreams: &[Known], global: &Settings) -
         let meaning =
             "The largest request content; unlimited if not set, since content is streamed.";
         let request_body_bytes = section.optional_size("request_body", None, 0, meaning);
+        let meaning =
+            "Requests that know the secret of `rehearsal` may ask for failures, to test clients.";
+        let rehearse = section.bool("rehearse", false, meaning);
+        if rehearse && secret.is_none() {
+            let problem = Problem::new(section.span(), "the route rehearses without a secret");
+            section.problem(problem.remedy("set rehearsal.secret_file"));
+        }
 
         let host_pattern = host.as_ref().map_or(Ok(HostPattern::Any), |found| host_of(found));
         let path_pattern = path.as_ref().map_or(Ok(PathPattern::Any), |found| path_of(found));
@@ -61,6 +73,7 @@ pub(super) fn routes(root: &Scope<'_>, upstreams: &[Known], global: &Settings) -
                 policy: settings.policy(),
                 hold: settings.hold.clone(),
                 sse_event: settings.sse_event,
+                rehearsal: secret.filter(|_| rehearse).cloned(),
                 request_body_bytes,
             }));
         }

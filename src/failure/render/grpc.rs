@@ -42,7 +42,7 @@ pub fn grpc(failure: &Failure, request_id: &str, content_type: &HeaderValue) -> 
     if let Ok(id) = HeaderValue::from_str(request_id) {
         fields.push((X_REQUEST_ID, id));
     }
-    if let Some(value) = proxy_status(failure.kind(), failure.received_status()) {
+    if let Some(value) = proxy_status(failure) {
         fields.push((PROXY_STATUS, value));
     }
     Answer { status: StatusCode::OK, fields, body: Bytes::new() }

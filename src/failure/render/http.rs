@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use ::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use ::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
-use sfv::{KeyRef, ListSerializer, TokenRef};
+use sfv::{KeyRef, ListSerializer, StringRef, TokenRef};
 
 use super::super::policy::Decision;
 use super::super::{ClientFailure, Failure, Kind};
@@ -68,7 +68,7 @@ pub fn http(
 ) -> Answer {
     let kind = failure.kind();
     let mut answer = answer(content::of_kind(kind), decision.status, request_id, accept);
-    if let Some(value) = proxy_status(kind, failure.received_status()) {
+    if let Some(value) = proxy_status(failure) {
         answer.fields.push((PROXY_STATUS, value));
     }
     let kept = failure.retry_after().and_then(|value| kept_retry_after(value));
@@ -133,24 +133,38 @@ const fn content_type(media_type: MediaType) -> HeaderValue {
 const USUAL: [Option<u16>; 5] = [None, Some(500), Some(502), Some(503), Some(504)];
 
 static PROXY_STATUSES: LazyLock<Vec<[Option<HeaderValue>; USUAL.len()]>> = LazyLock::new(|| {
-    Kind::ALL.iter().map(|kind| USUAL.map(|received| write_proxy_status(*kind, received))).collect()
+    Kind::ALL
+        .iter()
+        .map(|kind| USUAL.map(|received| write_proxy_status(*kind, received, None)))
+        .collect()
 });
 
 /// `Proxy-Status` (RFC 9209 §2): cached for what usually happens.
-pub(super) fn proxy_status(kind: Kind, received: Option<u16>) -> Option<HeaderValue> {
+pub(super) fn proxy_status(failure: &Failure) -> Option<HeaderValue> {
+    let (kind, received) = (failure.kind(), failure.received_status());
+    if failure.is_rehearsed() {
+        return write_proxy_status(kind, received, Some("rehearsal"));
+    }
     match USUAL.iter().position(|usual| *usual == received) {
         Some(column) => PROXY_STATUSES.get(kind.index())?.get(column)?.clone(),
-        None => write_proxy_status(kind, received),
+        None => write_proxy_status(kind, received, None),
     }
 }
 
-fn write_proxy_status(kind: Kind, received: Option<u16>) -> Option<HeaderValue> {
+fn write_proxy_status(
+    kind: Kind,
+    received: Option<u16>,
+    details: Option<&'static str>,
+) -> Option<HeaderValue> {
     let mut list = ListSerializer::new();
-    let member = list
+    let mut member = list
         .bare_item(TokenRef::constant("seawall"))
         .parameter(KeyRef::constant("error"), TokenRef::from_str(kind.name()).ok()?);
     if let Some(status) = received {
-        let _ = member.parameter(KeyRef::constant("received-status"), status);
+        member = member.parameter(KeyRef::constant("received-status"), status);
+    }
+    if let Some(details) = details {
+        let _ = member.parameter(KeyRef::constant("details"), StringRef::constant(details));
     }
     HeaderValue::try_from(list.finish()?).ok()
 }

@@ -61,6 +61,9 @@ families! {
     CLIENT_FAILURES, "seawall_client_failures_total", Counter,
         ["kind"],
         "Failures of clients; never an upstream's.";
+    REHEARSALS, "seawall_rehearsals_total", Counter,
+        ["route", "kind"],
+        "Failures that clients asked for (routes with rehearse: true); they count nowhere else.";
     SCRUBBED_RESPONSES, "seawall_scrubbed_responses_total", Counter,
         ["upstream", "trace"],
         "Responses that showed a stack trace or a debug page and were replaced.";

@@ -43,6 +43,7 @@ pub struct Metrics {
     requests_in_flight: IntGaugeVec,
     retries: IntCounterVec,
     client_failures: IntCounterVec,
+    rehearsals: IntCounterVec,
     clients: Vec<IntCounter>,
     scrubbed_responses: IntCounterVec,
     websocket_sessions: IntGaugeVec,
@@ -120,6 +121,7 @@ impl Metrics {
             requests_in_flight: make.gauge(&family::REQUESTS_IN_FLIGHT)?,
             retries: make.counter(&family::RETRIES)?,
             client_failures,
+            rehearsals: make.counter(&family::REHEARSALS)?,
             clients,
             scrubbed_responses: make.counter(&family::SCRUBBED_RESPONSES)?,
             websocket_sessions: make.gauge(&family::WEBSOCKET_SESSIONS)?,
@@ -157,6 +159,18 @@ impl Metrics {
             handles.status(*status);
         }
         handles
+    }
+
+    /// Creates the cells of a route on which clients may ask for failures.
+    pub fn rehearses(&self, route: &str) {
+        for kind in Kind::ALL {
+            self.rehearsals.with_label_values(&[route, kind.name()]);
+        }
+    }
+
+    /// Counts a failure that a client asked for.
+    pub fn rehearsed(&self, route: &str, kind: Kind) {
+        self.rehearsals.with_label_values(&[route, kind.name()]).inc();
     }
 
     /// The handles of an upstream, and the cells of failures in these protocols.

@@ -7,6 +7,7 @@ fn text(metrics: &Metrics) -> String {
 fn resolved() -> (Arc<Metrics>, RouteMetrics, UpstreamMetrics) {
     let metrics = Metrics::new().unwrap();
     let route = metrics.route("all", "app");
+    metrics.rehearses("all");
     let upstream =
         metrics.upstream("app", &["http://a:1".into()], &["postgres".into()], Protocol::ALL);
     (metrics, route, upstream)

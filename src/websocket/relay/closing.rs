@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Observer, Relay};
+use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
 use crate::websocket::close::{self, Close};
 use crate::websocket::frame::{self, CLOSE};
@@ -91,12 +92,15 @@ where
             self.echo();
             return;
         }
-        let source: Source = match error {
-            Some(error) => Box::new(error),
-            None => Box::new(EndedWithoutClose),
+        let (kind, source): (_, Source) = match error {
+            Some(error) => {
+                let facts = Facts::in_phase(Phase::Websocket);
+                (classify::classify(&facts, &error), Box::new(error))
+            }
+            None => (Kind::ConnectionTerminated, Box::new(EndedWithoutClose)),
         };
         self.upstream_side.is_over = true;
-        self.upstream_failed(Kind::ConnectionTerminated, Some(source));
+        self.upstream_failed(kind, Some(source));
     }
 
     /// The upstream owes the client the answer to its Close: it gets its own code back.
