@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""seawall beside nginx and HAProxy: requests/s and CPU µs per request of a small GET.
+"""seawall beside nginx and HAProxy, and beside itself without the hold: requests/s, CPU µs per request of a GET,
+and the time to the first byte.
 
-    benches/peers/run.py [--rounds 7] [--seconds 5] [--connections 64] [--seawall PATH]
+    benches/peers/run.py [--rounds 7] [--seconds 5] [--connections 64] [--bytes 22] [--seawall PATH]
 
 Installs nginx, HAProxy and wrk from Debian's packages if they are missing. Each proxy has one worker, pinned
 to core 0; the load (wrk) and the origin (nginx, `return 200`) share core 1. Equal settings: keep-alive on
@@ -47,7 +48,7 @@ http {{
 """
 ORIGIN = """
   server {{ listen 127.0.0.1:{port} backlog=4096; default_type text/plain;
-    location / {{ return 200 "{body}"; }} }}
+    location / {{ {answer} }} }}
 """
 NGINX_PROXY = """
   upstream app {{ server 127.0.0.1:{origin}; keepalive 256; keepalive_requests 100000000; keepalive_timeout 300s; }}
@@ -79,7 +80,7 @@ listeners: [{{ address: "127.0.0.1:{port}" }}]
 admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
   app: {{ endpoints: ["http://127.0.0.1:{origin}"] }}
-routes: [{{ upstream: app }}]
+routes: [{{ upstream: app{route} }}]
 """
 
 
@@ -117,8 +118,8 @@ def free_port():
 class Server:
     """A pinned server and the CPU time of its whole process tree."""
 
-    def __init__(self, name, argv, core, port, log):
-        self.name, self.port = name, port
+    def __init__(self, name, argv, core, port, log, body=BODY):
+        self.name, self.port, self.body = name, port, body
         with log.open("wb") as sink:
             pinned = [tool("taskset"), "--cpu-list", core, *map(str, argv)]
             self.child = subprocess.Popen(
@@ -138,7 +139,7 @@ class Server:
             time.sleep(0.02)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{self.port}/", timeout=5) as answer:
-            if (answer.status, answer.read().decode()) != (200, BODY):
+            if (answer.status, answer.read().decode()) != (200, self.body):
                 sys.exit(f"{self.name} does not pass on the origin's answer")
 
     def cpu_seconds(self):
@@ -177,23 +178,28 @@ def steal_seconds():
 
 
 def load(port, seconds, connections):
-    """Runs wrk; the number of answered requests and requests/s."""
+    """Runs wrk; the number of answered requests, requests/s and the median time of a response in µs."""
     argv = [tool("taskset"), "--cpu-list", LOAD_CORE]
-    argv += [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
+    argv += [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}/"]
     output = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     errors = re.search(r"Socket errors:.*|Non-2xx.*", output)
     if errors:
         sys.exit(f"errors must be zero: {errors.group(0)}")
     count = int(re.search(r"(\d+) requests in", output).group(1))
     rate = float(re.search(r"Requests/sec:\s*([\d.]+)", output).group(1))
-    return count, rate
+    number, unit = re.search(r"50%\s+([\d.]+)(us|ms|s)", output).groups()
+    return count, rate, float(number) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]
 
 
 def measure(server, seconds, connections):
-    """One round: (requests/s, CPU µs per request)."""
+    """One round: (requests/s, CPU µs per request, µs to the response on a single connection).
+
+    The last is the time to the first byte: a response of these sizes is read at once.
+    """
     before = server.cpu_seconds()
-    count, rate = load(server.port, seconds, connections)
-    return rate, (server.cpu_seconds() - before) / count * 1e6
+    count, rate, _ = load(server.port, seconds, connections)
+    cpu = (server.cpu_seconds() - before) / count * 1e6
+    return rate, cpu, load(server.port, 1, 1)[2]
 
 
 def version(*command):
@@ -201,14 +207,14 @@ def version(*command):
     return re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr).group(0)
 
 
-def start_all(servers, directory, seawall):
+def start_all(servers, directory, seawall, body):
     """Starts the origin and the proxies; each is in `servers` from its start on, so that all are stopped."""
 
     def start(name, label, text, core, argv, **values):
         port = free_port()
         config = directory / f"{name}.conf"
-        config.write_text(text.format(port=port, dir=directory, body=BODY.replace("\n", "\\n"), **values))
-        servers[label] = Server(label, [*argv, config], core, port, directory / f"{name}.log")
+        config.write_text(text.format(port=port, dir=directory, **values))
+        servers[label] = Server(label, [*argv, config], core, port, directory / f"{name}.log", body)
         servers[label].wait_until_it_answers()
         return port
 
@@ -216,11 +222,19 @@ def start_all(servers, directory, seawall):
         port_text = NGINX.replace("{http}", text)
         return start(name, label, port_text, core, [tool("nginx"), "-p", directory, "-c"], **values)
 
-    origin = nginx("origin", "origin", ORIGIN, LOAD_CORE)
+    if body == BODY:
+        answer = 'return 200 "%s";' % body.replace("\n", "\\n")
+    else:
+        # nginx takes no long text in its configuration.
+        (directory / "index.html").write_text(body)
+        answer = f"root {directory};"
+    origin = nginx("origin", "origin", ORIGIN, LOAD_CORE, answer=answer)
     nginx("nginx", f"nginx {version(tool('nginx'), '-v')}", NGINX_PROXY, PROXY_CORE, origin=origin)
     haproxy = [tool("haproxy"), "-db", "-f"]
     start("haproxy", f"HAProxy {version(tool('haproxy'), '-v')}", HAPROXY, PROXY_CORE, haproxy, origin=origin)
-    start("seawall", "seawall", SEAWALL, PROXY_CORE, [seawall, "-c"], origin=origin, admin=free_port())
+    for name, label, route in (("seawall", "seawall", ""), ("unheld", "seawall, hold off", ", hold: off")):
+        values = {"origin": origin, "admin": free_port(), "route": route}
+        start(name, label, SEAWALL, PROXY_CORE, [seawall, "-c"], **values)
 
 
 def rounds_of(servers, arguments):
@@ -233,30 +247,34 @@ def rounds_of(servers, arguments):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             results[name].append(measure(servers[name], arguments.seconds, arguments.connections))
-            rate, cpu = results[name][-1]
-            print(f"round {number + 1}  {name:16} {rate:8.0f}/s  {cpu:6.1f} µs", file=sys.stderr)
+            rate, cpu, first = results[name][-1]
+            print(f"round {number + 1}  {name:18} {rate:8.0f}/s  {cpu:6.1f} µs CPU  {first:6.0f} µs", file=sys.stderr)
     return results
 
 
 def table(results, arguments, stolen):
     """The result as Markdown."""
     cpu = {name: [each[1] for each in rounds] for name, rounds in results.items()}
-    peers = [name for name in results if name != "seawall"]
+    peers = [name for name in results if not name.startswith("seawall")]
     best = min(peers, key=lambda name: statistics.median(cpu[name]))
     share = stolen / (arguments.rounds * arguments.seconds * len(results) * os.cpu_count()) * 100
-    yield "| proxy | requests/s (median) | best | CPU µs per request (median) | range | ÷ best peer, paired by round |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield (
+        "| proxy | requests/s (median) | best | CPU µs per request (median) | range | ÷ best peer, paired by round "
+        "| µs to the first byte |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, rounds in results.items():
         rates = [each[0] for each in rounds]
         ratio = statistics.median(own / other for own, other in zip(cpu[name], cpu[best], strict=True))
         yield (
             f"| {name} | {statistics.median(rates):,.0f} | {max(rates):,.0f} | {statistics.median(cpu[name]):.1f} "
-            f"| {min(cpu[name]):.1f}–{max(cpu[name]):.1f} | {ratio:.2f} |"
+            f"| {min(cpu[name]):.1f}–{max(cpu[name]):.1f} | {ratio:.2f} "
+            f"| {statistics.median(each[2] for each in rounds):.0f} |"
         )
     yield ""
     yield (
         f"{arguments.rounds} interleaved rounds of {arguments.seconds} s, {arguments.connections} connections, "
-        f"GET of {len(BODY)} bytes, errors: 0. {os.cpu_count()} cores, Linux {platform.release()}, "
+        f"GET of {arguments.bytes:,} bytes, errors: 0. {os.cpu_count()} cores, Linux {platform.release()}, "
         f"stolen by other guests: {share:.0f} % of the time."
     )
 
@@ -267,6 +285,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--bytes", type=int, default=len(BODY), help="the size of the answer")
     parser.add_argument("--seawall", type=Path, default=root / "target/release/seawall")
     arguments = parser.parse_args()
     if not arguments.seawall.exists():
@@ -279,7 +298,7 @@ def main():
         os.chmod(directory, 0o755)
         servers = {}
         try:
-            start_all(servers, Path(directory), arguments.seawall)
+            start_all(servers, Path(directory), arguments.seawall, BODY if arguments.bytes == len(BODY) else "x" * arguments.bytes)
             before = steal_seconds()
             results = rounds_of(servers, arguments)
             print("\n".join(table(results, arguments, steal_seconds() - before)))
