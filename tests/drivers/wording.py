@@ -1,0 +1,533 @@
+"""Collects how real drivers word a failed dependency: writes wording.json beside it.
+
+    tests/drivers/wording.py [DRIVER ...]
+
+Every driver meets, on loopback: a port where nobody listens, a listener that closes at once, one that never
+answers, and a name that does not resolve (in .invalid, RFC 6761 section 6.4). PostgreSQL, and Redis and
+MariaDB where their servers are in PATH, are really stopped under a connection; the mistakes of an app
+(a duplicate key, a syntax error) are collected too, as what must not be taken for a failed dependency.
+What documentation.json says of drivers that are not installed here is added.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# Not 127.0.0.1: here the default ports are free, and nothing else is met.
+HOST = "127.0.0.77"
+VENV = HERE / ".venv"
+SILENT = 60  # seconds after which an attempt counts as one that never ends
+
+# driver: (what it talks to, the port, the name that does not resolve)
+PYTHON = {
+    "psycopg": ("postgres", 5432),
+    "psycopg2": ("postgres", 5432),
+    "asyncpg": ("postgres", 5432),
+    "sqlalchemy": ("postgres", 5432),
+    "sqlalchemy_pymysql": ("mysql", 3306),
+    "pymysql": ("mysql", 3306),
+    "mysql_connector": ("mysql", 3306),
+    "mysql_connector_pure": ("mysql", 3306),
+    "redis": ("redis", 6379),
+    "redis_asyncio": ("redis", 6379),
+    "pymongo": ("mongodb", 27017),
+    "kafka_python": ("kafka", 9092),
+    "kafka_python_send": ("kafka", 9092),
+    "confluent_kafka": ("kafka", 9092),
+    "confluent_kafka_delivery": ("kafka", 9092),
+    "confluent_kafka_callback": ("kafka", 9092),
+    "aiokafka": ("kafka", 9092),
+    "pika": ("rabbitmq", 5672),
+    "elasticsearch": ("elasticsearch", 9200),
+    "boto3": ("s3", 9000),
+    # Any other service, which no rule names.
+    "requests": (None, 8080),
+    "httpx": (None, 8080),
+    "aiohttp": (None, 8080),
+    "urllib": (None, 8080),
+    "socket": (None, 8080),
+}
+NODE = {
+    "pg": ("postgres", 5432),
+    "pg_pool": ("postgres", 5432),
+    "mysql2": ("mysql", 3306),
+    "ioredis": ("redis", 6379),
+    "ioredis_error": ("redis", 6379),
+    "ioredis_offline": ("redis", 6379),
+    "redis": ("redis", 6379),
+    "mongodb": ("mongodb", 27017),
+    "mongoose": ("mongodb", 27017),
+    "mongoose_buffering": ("mongodb", 27017),
+    "kafkajs": ("kafka", 9092),
+    "amqplib": ("rabbitmq", 5672),
+    "elasticsearch": ("elasticsearch", 9200),
+    "s3": ("s3", 9000),
+    "dns": (None, 8080),
+    "dns_resolve": (None, 8080),
+    "fetch": (None, 8080),
+    "http": (None, 8080),
+}
+REGISTRIES = {"python": "PyPI", "node": "npm"}
+SITUATIONS = ("refused", "closed", "silent", "unresolved")
+NAMES = {"s3": "s3.invalid", None: "payments.invalid"}  # otherwise db.invalid
+
+
+def command(language, driver):
+    if language == "python":
+        return [VENV / "bin/python", HERE / "app.py", driver]
+    return ["node", HERE / "app.js", driver]
+
+
+def start(language, driver, host, port, *more):
+    line = [*command(language, driver), host, port, *more]
+    # The drivers' own logs go nowhere; credentials and settings of the machine are not asked.
+    env = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+    return subprocess.Popen(
+        [str(part) for part in line],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=env | {"HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true", "NODE_NO_WARNINGS": "1"},
+    )
+
+
+def told(process, language, driver, line=None):
+    """What an attempt printed last; nothing if it never ends."""
+    try:
+        output, _ = process.communicate(line, timeout=SILENT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        print(f"   {language} {driver}: no end within {SILENT} s", file=sys.stderr)
+        return {}
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    if not lines:
+        print(f"   {language} {driver}: told nothing: {output!r}", file=sys.stderr)
+        return {}
+    return json.loads(lines[-1])
+
+
+def entries(found, registry, product, situation):
+    """One entry per shape that says anything; what was said before is not repeated."""
+    seen = set()
+    for shape in ("message", "repr", "json", "trace"):
+        text = neutral(found.get(shape) or "").strip()
+        if text in seen or text in ("", "{}"):
+            continue
+        seen.add(text)
+        yield {
+            "driver": f"{registry} {found['driver']}",
+            "version": found["version"],
+            "product": product,
+            "situation": situation,
+            "shape": shape,
+            "source": "seen",
+            "text": text,
+        }
+
+
+PLACES = [
+    (str(VENV), "/app/.venv"),
+    (str(HERE), "/app"),
+    (sysconfig.get_paths()["stdlib"], "/usr/lib/python3"),
+    (os.path.realpath(sysconfig.get_paths()["stdlib"]), "/usr/lib/python3"),
+]
+CHANGING = [
+    (r"0x[0-9a-f]{6,}", "0x7f0000000000"),
+    (r"\b[0-9a-f]{24}\b", "65f000000000000000000000"),
+    (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "00000000-0000-4000-8000-000000000000"),
+    (r"\b(3[2-9]|[45]\d)\d{3}\b(?= ms|\))", "40000"),
+    (r"\d+\.\d{4,}", "1.5"),
+]
+
+
+def neutral(text):
+    """Without what differs from one machine and one run to the next."""
+    for place, instead in PLACES:
+        text = text.replace(place, instead)
+    for pattern, instead in CHANGING:
+        text = re.sub(pattern, instead, text)
+    return text
+
+
+@contextlib.contextmanager
+def listener(port, situation):
+    """Something on the port that closes every connection at once, or keeps it and never says a word."""
+    with socket.create_server((HOST, port), backlog=64) as server:
+        kept = []
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    if situation == "closed":
+                        connection.close()
+                    else:
+                        kept.append(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield
+        # Wakes the thread that waits in accept.
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in kept:
+            connection.close()
+
+
+def attempt(language, driver, product, port, situation):
+    host = NAMES.get(product, "db.invalid") if situation == "unresolved" else HOST
+    found = told(start(language, driver, host, port), language, driver)
+    return list(entries(found, REGISTRIES[language], product, situation))
+
+
+def loopback(wanted):
+    """Every driver in every situation; those of one situation share the listeners."""
+    attempts = [
+        (language, driver, *told)
+        for language, drivers in (("python", PYTHON), ("node", NODE))
+        for driver, told in drivers.items()
+        if not wanted or driver in wanted
+    ]
+    for situation in SITUATIONS:
+        print(f"== {situation}", file=sys.stderr)
+        with contextlib.ExitStack() as stack:
+            if situation in ("closed", "silent"):
+                for port in sorted({port for *_, port in attempts}):
+                    stack.enter_context(listener(port, situation))
+            with ThreadPoolExecutor(4) as pool:
+                for found in pool.map(lambda one: attempt(*one, situation), attempts):
+                    yield from found
+
+
+class Server:
+    """A real server of its own in a temporary folder, started and stopped under the drivers."""
+
+    def __init__(self, program):
+        self.program = program
+        self.home = Path(tempfile.mkdtemp(prefix="seawall-drivers-"))
+        self.process = None
+        # Servers refuse to run as root.
+        self.user = []
+        if os.geteuid() == 0:
+            self.user = ["runuser", "-u", "nobody", "--"]
+            shutil.chown(self.home, "nobody")
+
+    def run(self, *line):
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(
+                [*self.user, *map(str, line)], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.home
+            )
+            output.seek(0)
+            if done.returncode:
+                raise RuntimeError(f"{line[0]} failed: {output.read().decode(errors='replace')}")
+
+    def end(self):
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Postgres(Server):
+    port = 5432
+    ways = {"crashed": "immediate", "shut down": "fast"}
+    bugs = {
+        "duplicate key": "insert into orders values (1)",
+        "syntax error": "selec 1",
+        "no such table": "select * from carts",
+    }
+    statement = "select 1"
+
+    @staticmethod
+    def find():
+        return max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default=shutil.which("pg_ctl"))
+
+    def __init__(self, program):
+        super().__init__(program)
+        self.folder = Path(program).parent
+        self.run(self.folder / "initdb", "--pgdata", "data", "--auth=trust", "--username=postgres", "--no-sync")
+        self.start()
+        for line in (
+            "create role app login",
+            "create database shop owner app",
+        ):
+            self.sql("postgres", "postgres", line)
+        self.sql("app", "shop", "create table orders (id int primary key); insert into orders values (1)")
+
+    def sql(self, user, database, statement):
+        self.run(self.folder / "psql", "-h", HOST, "-p", self.port, "-U", user, "-d", database, "-c", statement)
+
+    def start(self, more=""):
+        options = f"-p {self.port} -c listen_addresses={HOST} -c unix_socket_directories={self.home} -c fsync=off {more}"
+        self.run(self.program, "--pgdata=data", "--wait", "--silent", "--log=log", "--options", options, "start")
+
+    def stop(self, way="immediate"):
+        self.run(self.program, "--pgdata=data", "--wait", "--silent", f"--mode={way}", "stop")
+
+    @contextlib.contextmanager
+    def full(self):
+        self.stop()
+        self.start("-c max_connections=4 -c superuser_reserved_connections=3 -c max_wal_senders=0")
+        holder = start("python", "psycopg", HOST, self.port, "select 1", "--pause")
+        holder.stdout.readline()
+        yield
+        holder.communicate("\n")
+        self.stop()
+        self.start()
+
+    @contextlib.contextmanager
+    def leaving(self):
+        """Waits for its last client, and takes no other."""
+        holder = start("python", "psycopg", HOST, self.port, "select 1", "--pause")
+        holder.stdout.readline()
+        self.run(self.program, "--pgdata=data", "--no-wait", "--silent", "--mode=smart", "stop")
+        time.sleep(1)
+        yield
+        holder.communicate("\n")
+        while (self.home / "data/postmaster.pid").exists():
+            time.sleep(0.1)
+        self.start()
+
+    def conditions(self):
+        return {"full": self.full, "leaving": self.leaving}
+
+
+class Redis(Server):
+    port = 6379
+    ways = {"crashed": "-KILL", "shut down": "-TERM"}
+    bugs = {"wrong type": "LPUSH cart one", "unknown command": "GTE cart", "not a number": "INCR cart"}
+    statement = "GET cart"
+
+    @staticmethod
+    def find():
+        return shutil.which("redis-server")
+
+    def __init__(self, program):
+        super().__init__(program)
+        self.start()
+
+    def start(self, *more):
+        self.process = subprocess.Popen(
+            [*self.user, self.program, "--bind", HOST, "--port", str(self.port), "--save", "", *more],
+            stdout=subprocess.DEVNULL,
+            cwd=self.home,
+        )
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)) as client:
+                client.sendall(b"SET cart one\r\n")
+                client.recv(100)
+                return
+            time.sleep(0.05)
+
+    def stop(self, way="-TERM"):
+        # runuser passes no signal on: the server is its child.
+        family = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout.split()
+        subprocess.run(["kill", way, *(family or [str(self.process.pid)])], check=True)
+        self.process.wait()
+
+    @contextlib.contextmanager
+    def full(self):
+        self.stop()
+        self.start("--maxclients", "1")
+        with socket.create_connection((HOST, self.port)) as holder:
+            holder.sendall(b"PING\r\n")
+            holder.recv(100)
+            yield
+        self.stop()
+        self.start()
+
+    @contextlib.contextmanager
+    def out_of_memory(self):
+        self.stop()
+        self.start("--maxmemory", "1")
+        yield
+        self.stop()
+        self.start()
+
+    @contextlib.contextmanager
+    def without_master(self):
+        self.stop()
+        self.start("--replicaof", HOST, "1", "--replica-serve-stale-data", "no")
+        yield
+        self.stop()
+        self.start()
+
+    def conditions(self):
+        return {"full": self.full, "without master": self.without_master}
+
+
+class Mariadb(Server):
+    port = 3306
+    ways = {"crashed": "-KILL", "shut down": "-TERM"}
+    bugs = {
+        "duplicate key": "insert into orders values (1)",
+        "syntax error": "selec 1",
+        "no such table": "select * from carts",
+    }
+    statement = "select 1"
+
+    @staticmethod
+    def find():
+        return shutil.which("mariadbd")
+
+    def __init__(self, program):
+        super().__init__(program)
+        share = Path(program).parents[1] / "share/mysql"
+        (self.home / "data").mkdir()
+        self.share = share
+        self.options = ["--no-defaults", f"--datadir={self.home}/data", f"--lc-messages-dir={share}"]
+        self.options += [f"--character-sets-dir={share}/charsets", "--skip-grant-tables", "--loose-innodb-flush-method=fsync"]
+        if self.user:
+            shutil.chown(self.home / "data", "nobody")
+        system = "".join((share / f"mysql_system_tables{part}.sql").read_text() for part in ("", "_data"))
+        own = """create database shop;\nuse shop;\ncreate table orders (id int primary key);\ninsert into orders values (1);\n"""
+        text = f"create database mysql;\nuse mysql;\n{system}\n{own}"
+        (self.home / "first.sql").write_text(text)
+        self.run("sh", "-c", '"$@" < first.sql', "sh", program, *self.options, "--bootstrap")
+        self.start()
+
+    def start(self, *more):
+        self.process = subprocess.Popen(
+            [*self.user, self.program, *self.options, f"--bind-address={HOST}", f"--port={self.port}"]
+            + [f"--socket={self.home}/socket", *more],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.home,
+        )
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)) as client:
+                client.recv(100)
+                return
+            time.sleep(0.05)
+
+    stop = Redis.stop
+
+    @contextlib.contextmanager
+    def full(self):
+        self.stop()
+        self.start("--max-connections=10")
+        holders = [start("python", "pymysql", HOST, self.port, "select 1", "--pause") for _ in range(11)]
+        for holder in holders:
+            holder.stdout.readline()
+        yield
+        for holder in holders:
+            holder.communicate("\n")
+        self.stop()
+        self.start()
+
+    def conditions(self):
+        return {"full": self.full}
+
+
+SERVERS = {"postgres": Postgres, "redis": Redis, "mysql": Mariadb}
+
+
+def servers(wanted):
+    """Real servers that are stopped under a connection, and that refuse what an app got wrong."""
+    for product, kind in SERVERS.items():
+        program = kind.find()
+        if not program:
+            print(f"== no server for {product}: left out", file=sys.stderr)
+            continue
+        drivers = [
+            (language, driver)
+            for language, drivers in (("python", PYTHON), ("node", NODE))
+            for driver, (to, _) in drivers.items()
+            if to == product and (not wanted or driver in wanted)
+        ]
+        if not drivers:
+            continue
+        print(f"== a real {product}: {program}", file=sys.stderr)
+        server = kind(program)
+        try:
+            for language, driver in drivers:
+                registry = REGISTRIES[language]
+                for bug, statement in kind.bugs.items():
+                    found = told(start(language, driver, HOST, kind.port, statement), language, driver)
+                    if "message" in found:
+                        yield from entries(found, registry, product, f"mistake: {bug}")
+                for way, how in kind.ways.items():
+                    process = start(language, driver, HOST, kind.port, kind.statement, "--pause")
+                    if process.stdout.readline() != "connected\n":
+                        process.communicate()
+                        continue
+                    server.stop(how)
+                    time.sleep(0.3)  # an event loop may hear of it before the statement, as in an idle app
+                    found = told(process, language, driver, "\n")
+                    server.start()
+                    yield from entries(found, registry, product, way)
+            for condition, manager in server.conditions().items():
+                with manager():
+                    for language, driver in drivers:
+                        found = told(start(language, driver, HOST, kind.port, kind.statement), language, driver)
+                        if "message" in found:
+                            yield from entries(found, REGISTRIES[language], product, condition)
+        finally:
+            with contextlib.suppress(Exception):
+                server.stop()
+            server.end()
+
+
+# What some texts do not tell. Only the port, a class or the trace says what such a driver talks to, so a
+# message alone names no more than this: (driver, situation, shape), `*` for any.
+UNTOLD = {}
+
+
+def named(entry):
+    """The rule that must match."""
+    product, situation = entry["product"], entry["situation"]
+    if situation.startswith("mistake: "):
+        return None
+    for key in [
+        (entry["driver"], situation, entry["shape"]),
+        (entry["driver"], situation, "*"),
+    ]:
+        if key in UNTOLD:
+            return UNTOLD[key]
+    if product is None and situation == "unresolved":
+        return "dns"
+    return product
+
+
+def install():
+    if not (VENV / "bin/pip").exists():
+        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+        subprocess.run([VENV / "bin/pip", "install", "--quiet", "--requirement", HERE / "requirements.txt"], check=True)
+    if not (HERE / "node_modules").exists():
+        subprocess.run(["npm", "--prefix", HERE, "ci", "--silent", "--ignore-scripts", "--no-audit"], check=True)
+
+
+def main():
+    install()
+    wanted = set(sys.argv[1:])
+    found = [*loopback(wanted), *servers(wanted)]
+    for entry in found:
+        entry["dependency"] = named(entry)
+    target = HERE / "wording.json"
+    if wanted:
+        target = None
+    documented = HERE / "documentation.json"
+    if documented.exists() and not wanted:
+        found += json.loads(documented.read_text())
+    lines = dict.fromkeys(json.dumps(entry, ensure_ascii=False) for entry in found)
+    text = "[\n" + ",\n".join(lines) + "\n]\n"
+    if target:
+        target.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
