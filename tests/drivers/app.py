@@ -61,17 +61,14 @@ def pymysql(host, port):
     return connection.cursor().execute
 
 
-def mysql_connector(host, port, pure=False):
+def mysql_connector(host, port):
     import mysql.connector
 
     connection = mysql.connector.connect(
-        host=host, port=port, user="app", database="shop", connection_timeout=PATIENCE, use_pure=pure
+        host=host, port=port, user="app", database="shop", connection_timeout=PATIENCE, use_pure=True
     )
-    return connection.cursor().execute
-
-
-def mysql_connector_pure(host, port):
-    return mysql_connector(host, port, pure=True)
+    # A cursor does not keep its connection.
+    return lambda statement: connection.cursor().execute(statement)
 
 
 def redis(host, port):
@@ -103,7 +100,7 @@ def kafka_python(host, port):
     import kafka
 
     producer = kafka.KafkaProducer(
-        bootstrap_servers=f"{host}:{port}", api_version_auto_timeout_ms=1500, max_block_ms=1500
+        bootstrap_servers=f"{host}:{port}", bootstrap_timeout_ms=1500, max_block_ms=1500
     )
     producer.send("orders", b"one").get(timeout=PATIENCE)
 
@@ -111,8 +108,8 @@ def kafka_python(host, port):
 def kafka_python_send(host, port):
     import kafka
 
-    # With the version given the constructor does not ask a broker: the first send waits.
-    producer = kafka.KafkaProducer(bootstrap_servers=f"{host}:{port}", api_version=(2, 5), max_block_ms=1500)
+    # Without a bootstrap in the constructor the first send waits.
+    producer = kafka.KafkaProducer(bootstrap_servers=f"{host}:{port}", bootstrap_timeout_ms=0, max_block_ms=1500)
     producer.send("orders", b"one").get(timeout=PATIENCE)
 
 
@@ -230,7 +227,6 @@ def socket(host, port):
 
 DISTRIBUTIONS = {
     "mysql_connector": "mysql-connector-python",
-    "mysql_connector_pure": "mysql-connector-python",
     "psycopg2": "psycopg2-binary",
     "redis_asyncio": "redis",
     "kafka_python": "kafka-python",

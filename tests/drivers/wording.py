@@ -1,6 +1,6 @@
 """Collects how real drivers word a failed dependency: writes wording.json beside it.
 
-    tests/drivers/wording.py [DRIVER ...]
+    tests/drivers/wording.py [LANGUAGE | DRIVER ...]
 
 Every driver meets, on loopback: a port where nobody listens, a listener that closes at once, one that never
 answers, and a name that does not resolve (in .invalid, RFC 6761 section 6.4). PostgreSQL, and Redis and
@@ -31,7 +31,7 @@ HOST = "127.0.0.77"
 VENV = HERE / ".venv"
 SILENT = 60  # seconds after which an attempt counts as one that never ends
 
-# driver: (what it talks to, the port, the name that does not resolve)
+# driver: (what it talks to, its port)
 PYTHON = {
     "psycopg": ("postgres", 5432),
     "psycopg2": ("postgres", 5432),
@@ -40,7 +40,6 @@ PYTHON = {
     "sqlalchemy_pymysql": ("mysql", 3306),
     "pymysql": ("mysql", 3306),
     "mysql_connector": ("mysql", 3306),
-    "mysql_connector_pure": ("mysql", 3306),
     "redis": ("redis", 6379),
     "redis_asyncio": ("redis", 6379),
     "pymongo": ("mongodb", 27017),
@@ -80,7 +79,34 @@ NODE = {
     "fetch": (None, 8080),
     "http": (None, 8080),
 }
-REGISTRIES = {"python": "PyPI", "node": "npm"}
+# Met only where the language and these are installed; otherwise what was seen of them stays.
+PHP = {
+    "pdo_pgsql": ("postgres", 5432),
+    "pgsql": ("postgres", 5432),
+    "pdo_mysql": ("mysql", 3306),
+    "mysqli": ("mysql", 3306),
+    "redis": ("redis", 6379),
+    "mongodb": ("mongodb", 27017),
+    "amqp": ("rabbitmq", 5672),
+    "curl": (None, 8080),
+}
+RUBY = {
+    "pg": ("postgres", 5432),
+    "mysql2": ("mysql", 3306),
+    "redis": ("redis", 6379),
+    "mongo": ("mongodb", 27017),
+    "bunny": ("rabbitmq", 5672),
+    "net-http": (None, 8080),
+}
+JAVA = {
+    "postgresql": ("postgres", 5432),
+    "mariadb": ("mysql", 3306),
+    "http": (None, 8080),
+}
+LANGUAGES = {"python": PYTHON, "node": NODE, "php": PHP, "ruby": RUBY, "java": JAVA}
+REGISTRIES = {"python": "PyPI", "node": "npm", "php": "PHP", "ruby": "gem", "java": "Java"}
+TRACED = ("refused", "silent", "unresolved", "crashed", "mistake: duplicate key", "mistake: wrong type")
+INSPECTED = 8192  # characters of a text: more is not looked at
 SITUATIONS = ("refused", "closed", "silent", "unresolved")
 NAMES = {"s3": "s3.invalid", None: "payments.invalid"}  # otherwise db.invalid
 
@@ -88,13 +114,15 @@ NAMES = {"s3": "s3.invalid", None: "payments.invalid"}  # otherwise db.invalid
 def command(language, driver):
     if language == "python":
         return [VENV / "bin/python", HERE / "app.py", driver]
-    return ["node", HERE / "app.js", driver]
+    program = {"node": "app.js", "php": "app.php", "ruby": "app.rb", "java": "App.java"}[language]
+    return [language, HERE / program, driver]
 
 
 def start(language, driver, host, port, *more):
     line = [*command(language, driver), host, port, *more]
     # The drivers' own logs go nowhere; credentials and settings of the machine are not asked.
-    env = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+    kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "PHP_INI_SCAN_DIR", "GEM_PATH", "RUBYLIB", "CLASSPATH")
+    env = {key: os.environ[key] for key in kept if key in os.environ}
     return subprocess.Popen(
         [str(part) for part in line],
         stdin=subprocess.PIPE,
@@ -106,7 +134,7 @@ def start(language, driver, host, port, *more):
 
 
 def told(process, language, driver, line=None):
-    """What an attempt printed last; nothing if it never ends."""
+    """What an attempt printed last; nothing if it never ends, or the driver is not installed."""
     try:
         output, _ = process.communicate(line, timeout=SILENT)
     except subprocess.TimeoutExpired:
@@ -125,7 +153,9 @@ def entries(found, registry, product, situation):
     """One entry per shape that says anything; what was said before is not repeated."""
     seen = set()
     for shape in ("message", "repr", "json", "trace"):
-        text = neutral(found.get(shape) or "").strip()
+        if shape == "trace" and situation not in TRACED:
+            continue
+        text = neutral(found.get(shape) or "").strip()[:INSPECTED]
         if text in seen or text in ("", "{}"):
             continue
         seen.add(text)
@@ -148,10 +178,13 @@ PLACES = [
 ]
 CHANGING = [
     (r"0x[0-9a-f]{6,}", "0x7f0000000000"),
+    (r"(?m)(?:^|(?<=[\"\s(\[]))/[^\s\"]*?(?=/usr/(?:share|lib)/)", ""),
     (r"\b[0-9a-f]{24}\b", "65f000000000000000000000"),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "00000000-0000-4000-8000-000000000000"),
     (r"\b(3[2-9]|[45]\d)\d{3}\b(?= ms|\))", "40000"),
     (r"\d+\.\d{4,}", "1.5"),
+    (r"127\.0\.0\.1:\d{5}", "127.0.0.1:40000"),
+    (r'"(lastUpdateTime|retryTime)":\d+', r'"\1":1'),
 ]
 
 
@@ -192,6 +225,8 @@ def listener(port, situation):
 def attempt(language, driver, product, port, situation):
     host = NAMES.get(product, "db.invalid") if situation == "unresolved" else HOST
     found = told(start(language, driver, host, port), language, driver)
+    if "message" not in found:
+        return []
     return list(entries(found, REGISTRIES[language], product, situation))
 
 
@@ -199,18 +234,20 @@ def loopback(wanted):
     """Every driver in every situation; those of one situation share the listeners."""
     attempts = [
         (language, driver, *told)
-        for language, drivers in (("python", PYTHON), ("node", NODE))
+        for language, drivers in LANGUAGES.items()
         for driver, told in drivers.items()
-        if not wanted or driver in wanted
+        if (not wanted or driver in wanted or language in wanted) and shutil.which(language.replace("python", "python3"))
     ]
+    asks_only = [one for one in attempts if one[1].startswith("dns")]
     for situation in SITUATIONS:
         print(f"== {situation}", file=sys.stderr)
+        met = [one for one in attempts if situation == "unresolved" or one not in asks_only]
         with contextlib.ExitStack() as stack:
             if situation in ("closed", "silent"):
                 for port in sorted({port for *_, port in attempts}):
                     stack.enter_context(listener(port, situation))
             with ThreadPoolExecutor(4) as pool:
-                for found in pool.map(lambda one: attempt(*one, situation), attempts):
+                for found in pool.map(lambda one: attempt(*one, situation), met):
                     yield from found
 
 
@@ -445,7 +482,8 @@ def servers(wanted):
             (language, driver)
             for language, drivers in (("python", PYTHON), ("node", NODE))
             for driver, (to, _) in drivers.items()
-            if to == product and (not wanted or driver in wanted)
+            if to == product and driver not in ("ioredis_error", "ioredis_offline")
+            if not wanted or driver in wanted or language in wanted
         ]
         if not drivers:
             continue
@@ -480,9 +518,34 @@ def servers(wanted):
             server.end()
 
 
-# What some texts do not tell. Only the port, a class or the trace says what such a driver talks to, so a
-# message alone names no more than this: (driver, situation, shape), `*` for any.
-UNTOLD = {}
+# Whole texts that fit any product: the driver does not tell more, so no rule can. With what they name.
+NODE_TRACE = r"(\n    at .*(node:|/app/app\.js|/pg-pool/).*)*"  # no line of it is a driver's, or only of its pool
+TELL_LESS = [
+    ("dns", r"((Error|ConnectionError|Connection error): )?getaddrinfo ENOTFOUND db\.invalid" + NODE_TRACE),
+    ("dns", r'\{"errno":-3008,"code":"ENOTFOUND","syscall":"getaddrinfo","hostname":"db\.invalid"(,"fatal":true)?\}'),
+    ("dns", r"\[Errno -2\] Name or service not known|gaierror\(-2, 'Name or service not known'\)"),
+    # asyncpg, pg, mysql2, amqplib: no answer in time
+    (None, r"TimeoutError\(\)|(Error: )?timeout expired|(Error: )?connect ETIMEDOUT" + NODE_TRACE),
+    # redis-py 8 has its own repr; its words, ioredis's and node-redis's
+    (None, r"network:\w+|Connection closed by server\.|(Error: )?Command timed out|(Error: )?The client is closed"),
+    # elasticsearch for Python and for Node
+    (None, r"Connection timed out|ConnectionTimeout\('Connection timed out during request'\)|(TimeoutError: )?Request timed out"),
+    (None, r"ConnectionError\(\"\('Connection aborted\.', .*"),
+    # kafkajs
+    (None, r"Closed connection|Broker not connected"),
+    # The AWS SDK for Node tells neither service nor host
+    (None, r"(Error: )?connect ECONNREFUSED 127\.0\.0\.77:9000" + NODE_TRACE),
+    (None, r"(TimeoutError: )?(socket hang up|@smithy/node-http-handler - \[ERROR\].*)" + r"(\n    at .*)*"),
+    (None, r'\{[^{}]*"\$metadata":\{"attempts":1,"totalRetryDelay":0\}\}'),
+    # A broken connection of any Node driver; mysql2, ioredis
+    (None, r'((Connection)?Error: )?(write EPIPE|read ECONNRESET)|\{"errno":-\d+,"code":"(EPIPE|ECONNRESET)","syscall":"\w+"\}'),
+    (None, r'\{"fatal":true\}|\{"command":\{.*\}\}'),
+    # phpredis and mysqli word both alike; pgjdbc
+    (None, r"Connection refused|The connection attempt failed\.|Connection attempt timed out\."),
+    ("dns", r"php_network_getaddresses: getaddrinfo for db\.invalid failed: Name or service not known"),
+    # fetch of Node has the cause apart
+    (None, r"(TypeError: )?fetch failed" + NODE_TRACE),
+]
 
 
 def named(entry):
@@ -490,12 +553,9 @@ def named(entry):
     product, situation = entry["product"], entry["situation"]
     if situation.startswith("mistake: "):
         return None
-    for key in [
-        (entry["driver"], situation, entry["shape"]),
-        (entry["driver"], situation, "*"),
-    ]:
-        if key in UNTOLD:
-            return UNTOLD[key]
+    for name, pattern in TELL_LESS:
+        if re.fullmatch(pattern, entry["text"]) and "s3.invalid" not in entry["text"]:
+            return name
     if product is None and situation == "unresolved":
         return "dns"
     return product
@@ -516,17 +576,16 @@ def main():
     for entry in found:
         entry["dependency"] = named(entry)
     target = HERE / "wording.json"
-    if wanted:
-        target = None
-    documented = HERE / "documentation.json"
-    if documented.exists() and not wanted:
-        found += json.loads(documented.read_text())
-    lines = dict.fromkeys(json.dumps(entry, ensure_ascii=False) for entry in found)
-    text = "[\n" + ",\n".join(lines) + "\n]\n"
-    if target:
-        target.write_text(text)
-    else:
-        print(text)
+    # What was not met now stays as it was.
+    met = {entry["driver"] for entry in found}
+    if target.exists():
+        before = json.loads(target.read_text())
+        found += [entry for entry in before if entry["source"] == "seen" and entry["driver"] not in met]
+    found += json.loads((HERE / "documentation.json").read_text())
+    # The same words in another situation say nothing new.
+    unique = {(entry["driver"], entry["shape"], entry["text"]): entry for entry in reversed(found)}
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in reversed(unique.values())]
+    target.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 if __name__ == "__main__":
