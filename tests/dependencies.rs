@@ -226,6 +226,15 @@ const INNOCENT: &[&str] = &[
     "Post \"http://payments:8080/charge\": dial tcp 10.0.3.7:8080: connect: connection refused",
     "java.net.ConnectException: Connection refused",
     "order 5432 was refused, see also 3306, 6379 and 27017",
+    // -- An app that sheds load, drains, or talks of its own clients
+    r#"{"error":"Too many connections"}"#,
+    r#"{"error":"Server shutdown in progress"}"#,
+    r#"{"error":"Socket closed unexpectedly"}"#,
+    "No server is available in your region",
+    "Could not establish TCP connection to the printer",
+    "timeout exceeded when trying to connect to the payment terminal",
+    "Command timed out",
+    "TypeError: fetch failed",
     // -- Prose and plain failures
     r#"{"error":"out_of_stock","article":7}"#,
     "Internal Server Error",

@@ -528,6 +528,11 @@ TELL_LESS = [
     (None, r"TimeoutError\(\)|(Error: )?timeout expired|(Error: )?connect ETIMEDOUT" + NODE_TRACE),
     # redis-py 8 has its own repr; its words, ioredis's and node-redis's
     (None, r"network:\w+|Connection closed by server\.|(Error: )?Command timed out|(Error: )?The client is closed"),
+    (None, r"(Error: )?Socket closed unexpectedly|Connection lost \(ECONNRESET\)"),
+    # mysql2 without the code, which its JSON has
+    (None, r"(Error: )?Too many connections"),
+    # bunny; PHP amqp
+    (None, r"detected a network failure: .*|Socket error: could not connect to host\."),
     # elasticsearch for Python and for Node
     (None, r"Connection timed out|ConnectionTimeout\('Connection timed out during request'\)|(TimeoutError: )?Request timed out"),
     (None, r"ConnectionError\(\"\('Connection aborted\.', .*"),
