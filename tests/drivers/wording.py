@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Collects how real drivers word a failed dependency: writes wording.json beside it.
 
     tests/drivers/wording.py [LANGUAGE | DRIVER ...]
@@ -10,7 +11,6 @@ What documentation.json says of drivers that are not installed here is added.
 """
 
 import contextlib
-import glob
 import json
 import os
 import re
@@ -19,16 +19,13 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-# Not 127.0.0.1: here the default ports are free, and nothing else is met.
-HOST = "127.0.0.77"
-VENV = HERE / ".venv"
+from attempts import HERE, HOST, VENV, start
+from servers import SERVERS
+
 SILENT = 60  # seconds after which an attempt counts as one that never ends
 
 # driver: (what it talks to, its port)
@@ -109,28 +106,6 @@ TRACED = ("refused", "silent", "unresolved", "crashed", "mistake: duplicate key"
 INSPECTED = 8192  # characters of a text: more is not looked at
 SITUATIONS = ("refused", "closed", "silent", "unresolved")
 NAMES = {"s3": "s3.invalid", None: "payments.invalid"}  # otherwise db.invalid
-
-
-def command(language, driver):
-    if language == "python":
-        return [VENV / "bin/python", HERE / "app.py", driver]
-    program = {"node": "app.js", "php": "app.php", "ruby": "app.rb", "java": "App.java"}[language]
-    return [language, HERE / program, driver]
-
-
-def start(language, driver, host, port, *more):
-    line = [*command(language, driver), host, port, *more]
-    # The drivers' own logs go nowhere; credentials and settings of the machine are not asked.
-    kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "PHP_INI_SCAN_DIR", "GEM_PATH", "RUBYLIB", "CLASSPATH")
-    env = {key: os.environ[key] for key in kept if key in os.environ}
-    return subprocess.Popen(
-        [str(part) for part in line],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=env | {"HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true", "NODE_NO_WARNINGS": "1"},
-    )
 
 
 def told(process, language, driver, line=None):
@@ -236,7 +211,8 @@ def loopback(wanted):
         (language, driver, *told)
         for language, drivers in LANGUAGES.items()
         for driver, told in drivers.items()
-        if (not wanted or driver in wanted or language in wanted) and shutil.which(language.replace("python", "python3"))
+        if not wanted or driver in wanted or language in wanted
+        if language == "python" or shutil.which(language)
     ]
     asks_only = [one for one in attempts if one[1].startswith("dns")]
     for situation in SITUATIONS:
@@ -249,226 +225,6 @@ def loopback(wanted):
             with ThreadPoolExecutor(4) as pool:
                 for found in pool.map(lambda one: attempt(*one, situation), met):
                     yield from found
-
-
-class Server:
-    """A real server of its own in a temporary folder, started and stopped under the drivers."""
-
-    def __init__(self, program):
-        self.program = program
-        self.home = Path(tempfile.mkdtemp(prefix="seawall-drivers-"))
-        self.process = None
-        # Servers refuse to run as root.
-        self.user = []
-        if os.geteuid() == 0:
-            self.user = ["runuser", "-u", "nobody", "--"]
-            shutil.chown(self.home, "nobody")
-
-    def run(self, *line):
-        with tempfile.TemporaryFile() as output:
-            done = subprocess.run(
-                [*self.user, *map(str, line)], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.home
-            )
-            output.seek(0)
-            if done.returncode:
-                raise RuntimeError(f"{line[0]} failed: {output.read().decode(errors='replace')}")
-
-    def end(self):
-        shutil.rmtree(self.home, ignore_errors=True)
-
-
-class Postgres(Server):
-    port = 5432
-    ways = {"crashed": "immediate", "shut down": "fast"}
-    bugs = {
-        "duplicate key": "insert into orders values (1)",
-        "syntax error": "selec 1",
-        "no such table": "select * from carts",
-    }
-    statement = "select 1"
-
-    @staticmethod
-    def find():
-        return max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default=shutil.which("pg_ctl"))
-
-    def __init__(self, program):
-        super().__init__(program)
-        self.folder = Path(program).parent
-        self.run(self.folder / "initdb", "--pgdata", "data", "--auth=trust", "--username=postgres", "--no-sync")
-        self.start()
-        for line in (
-            "create role app login",
-            "create database shop owner app",
-        ):
-            self.sql("postgres", "postgres", line)
-        self.sql("app", "shop", "create table orders (id int primary key); insert into orders values (1)")
-
-    def sql(self, user, database, statement):
-        self.run(self.folder / "psql", "-h", HOST, "-p", self.port, "-U", user, "-d", database, "-c", statement)
-
-    def start(self, more=""):
-        options = f"-p {self.port} -c listen_addresses={HOST} -c unix_socket_directories={self.home} -c fsync=off {more}"
-        self.run(self.program, "--pgdata=data", "--wait", "--silent", "--log=log", "--options", options, "start")
-
-    def stop(self, way="immediate"):
-        self.run(self.program, "--pgdata=data", "--wait", "--silent", f"--mode={way}", "stop")
-
-    @contextlib.contextmanager
-    def full(self):
-        self.stop()
-        self.start("-c max_connections=4 -c superuser_reserved_connections=3 -c max_wal_senders=0")
-        holder = start("python", "psycopg", HOST, self.port, "select 1", "--pause")
-        holder.stdout.readline()
-        yield
-        holder.communicate("\n")
-        self.stop()
-        self.start()
-
-    @contextlib.contextmanager
-    def leaving(self):
-        """Waits for its last client, and takes no other."""
-        holder = start("python", "psycopg", HOST, self.port, "select 1", "--pause")
-        holder.stdout.readline()
-        self.run(self.program, "--pgdata=data", "--no-wait", "--silent", "--mode=smart", "stop")
-        time.sleep(1)
-        yield
-        holder.communicate("\n")
-        while (self.home / "data/postmaster.pid").exists():
-            time.sleep(0.1)
-        self.start()
-
-    def conditions(self):
-        return {"full": self.full, "leaving": self.leaving}
-
-
-class Redis(Server):
-    port = 6379
-    ways = {"crashed": "-KILL", "shut down": "-TERM"}
-    bugs = {"wrong type": "LPUSH cart one", "unknown command": "GTE cart", "not a number": "INCR cart"}
-    statement = "GET cart"
-
-    @staticmethod
-    def find():
-        return shutil.which("redis-server")
-
-    def __init__(self, program):
-        super().__init__(program)
-        self.start()
-
-    def start(self, *more):
-        self.process = subprocess.Popen(
-            [*self.user, self.program, "--bind", HOST, "--port", str(self.port), "--save", "", *more],
-            stdout=subprocess.DEVNULL,
-            cwd=self.home,
-        )
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)) as client:
-                client.sendall(b"SET cart one\r\n")
-                client.recv(100)
-                return
-            time.sleep(0.05)
-
-    def stop(self, way="-TERM"):
-        # runuser passes no signal on: the server is its child.
-        family = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout.split()
-        subprocess.run(["kill", way, *(family or [str(self.process.pid)])], check=True)
-        self.process.wait()
-
-    @contextlib.contextmanager
-    def full(self):
-        self.stop()
-        self.start("--maxclients", "1")
-        with socket.create_connection((HOST, self.port)) as holder:
-            holder.sendall(b"PING\r\n")
-            holder.recv(100)
-            yield
-        self.stop()
-        self.start()
-
-    @contextlib.contextmanager
-    def out_of_memory(self):
-        self.stop()
-        self.start("--maxmemory", "1")
-        yield
-        self.stop()
-        self.start()
-
-    @contextlib.contextmanager
-    def without_master(self):
-        self.stop()
-        self.start("--replicaof", HOST, "1", "--replica-serve-stale-data", "no")
-        yield
-        self.stop()
-        self.start()
-
-    def conditions(self):
-        return {"full": self.full, "without master": self.without_master}
-
-
-class Mariadb(Server):
-    port = 3306
-    ways = {"crashed": "-KILL", "shut down": "-TERM"}
-    bugs = {
-        "duplicate key": "insert into orders values (1)",
-        "syntax error": "selec 1",
-        "no such table": "select * from carts",
-    }
-    statement = "select 1"
-
-    @staticmethod
-    def find():
-        return shutil.which("mariadbd")
-
-    def __init__(self, program):
-        super().__init__(program)
-        share = Path(program).parents[1] / "share/mysql"
-        (self.home / "data").mkdir()
-        self.share = share
-        self.options = ["--no-defaults", f"--datadir={self.home}/data", f"--lc-messages-dir={share}"]
-        self.options += [f"--character-sets-dir={share}/charsets", "--skip-grant-tables", "--loose-innodb-flush-method=fsync"]
-        if self.user:
-            shutil.chown(self.home / "data", "nobody")
-        system = "".join((share / f"mysql_system_tables{part}.sql").read_text() for part in ("", "_data"))
-        own = """create database shop;\nuse shop;\ncreate table orders (id int primary key);\ninsert into orders values (1);\n"""
-        text = f"create database mysql;\nuse mysql;\n{system}\n{own}"
-        (self.home / "first.sql").write_text(text)
-        self.run("sh", "-c", '"$@" < first.sql', "sh", program, *self.options, "--bootstrap")
-        self.start()
-
-    def start(self, *more):
-        self.process = subprocess.Popen(
-            [*self.user, self.program, *self.options, f"--bind-address={HOST}", f"--port={self.port}"]
-            + [f"--socket={self.home}/socket", *more],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=self.home,
-        )
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port)) as client:
-                client.recv(100)
-                return
-            time.sleep(0.05)
-
-    stop = Redis.stop
-
-    @contextlib.contextmanager
-    def full(self):
-        self.stop()
-        self.start("--max-connections=10")
-        holders = [start("python", "pymysql", HOST, self.port, "select 1", "--pause") for _ in range(11)]
-        for holder in holders:
-            holder.stdout.readline()
-        yield
-        for holder in holders:
-            holder.communicate("\n")
-        self.stop()
-        self.start()
-
-    def conditions(self):
-        return {"full": self.full}
-
-
-SERVERS = {"postgres": Postgres, "redis": Redis, "mysql": Mariadb}
 
 
 def servers(wanted):
@@ -528,13 +284,14 @@ TELL_LESS = [
     (None, r"TimeoutError\(\)|(Error: )?timeout expired|(Error: )?connect ETIMEDOUT" + NODE_TRACE),
     # redis-py 8 has its own repr; its words, ioredis's and node-redis's
     (None, r"network:\w+|Connection closed by server\.|(Error: )?Command timed out|(Error: )?The client is closed"),
-    (None, r"(Error: )?Socket closed unexpectedly|Connection lost \(ECONNRESET\)"),
+    (None, r"(Error: )?Socket closed unexpectedly|Connection lost( \(ECONNRESET\))?"),
     # mysql2 without the code, which its JSON has
     (None, r"(Error: )?Too many connections"),
     # bunny; PHP amqp
     (None, r"detected a network failure: .*|Socket error: could not connect to host\."),
     # elasticsearch for Python and for Node
-    (None, r"Connection timed out|ConnectionTimeout\('Connection timed out during request'\)|(TimeoutError: )?Request timed out"),
+    (None, r"Connection timed out|ConnectionTimeout\('Connection timed out during request'\)"),
+    (None, r"(TimeoutError: )?Request timed out"),
     (None, r"ConnectionError\(\"\('Connection aborted\.', .*"),
     # kafkajs
     (None, r"Closed connection|Broker not connected"),
@@ -543,7 +300,8 @@ TELL_LESS = [
     (None, r"(TimeoutError: )?(socket hang up|@smithy/node-http-handler - \[ERROR\].*)" + r"(\n    at .*)*"),
     (None, r'\{[^{}]*"\$metadata":\{"attempts":1,"totalRetryDelay":0\}\}'),
     # A broken connection of any Node driver; mysql2, ioredis
-    (None, r'((Connection)?Error: )?(write EPIPE|read ECONNRESET)|\{"errno":-\d+,"code":"(EPIPE|ECONNRESET)","syscall":"\w+"\}'),
+    (None, r"((Connection)?Error: )?(write EPIPE|read ECONNRESET)"),
+    (None, r'\{"errno":-\d+,"code":"(EPIPE|ECONNRESET)","syscall":"\w+"\}'),
     (None, r'\{"fatal":true\}|\{"command":\{.*\}\}'),
     # phpredis and mysqli word both alike; pgjdbc
     (None, r"Connection refused|The connection attempt failed\.|Connection attempt timed out\."),
@@ -589,7 +347,8 @@ def main():
     found += json.loads((HERE / "documentation.json").read_text())
     # The same words in another situation say nothing new.
     unique = {(entry["driver"], entry["shape"], entry["text"]): entry for entry in reversed(found)}
-    lines = [json.dumps(entry, ensure_ascii=False) for entry in reversed(unique.values())]
+    order = sorted(reversed(unique.values()), key=lambda entry: (entry["source"] != "seen", entry["driver"]))
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in order]
     target.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
