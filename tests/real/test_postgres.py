@@ -1,5 +1,7 @@
 """A Flask route on a real PostgreSQL that is stopped under it: the app lives, what is behind it does not."""
 
+from pathlib import Path
+
 import pytest
 
 from support import http1
@@ -10,6 +12,7 @@ failures:
   dependencies:
     - { name: postgres, body: "psycopg" }
 """
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 # What the app shows of itself, and what no client may see.
 SECRETS = (b"psycopg", b"Traceback", b"flask_app.py", b"connection", b"127.0.0.1", b"werkzeug")
 
@@ -51,6 +54,27 @@ def test_a_stopped_database_is_a_dependency_failure_that_shows_no_trace(
     assert metrics.total(dependency[0], **dependency[1]) == 2
     assert metrics.by("seawall_failures_total", "kind", outcome="normalized") == {"dependency_failure": 2}
     assert metrics.total("seawall_scrubbed_responses_total", upstream="app") == 2
+
+
+def test_the_shipped_rules_tell_an_outage_from_a_mistake_by_the_message_alone(
+    processes, events, port, postgres, start_seawall
+):
+    start_app(processes, events, port, postgres, "message")
+    shipped = (CONFIG / "dependencies.yaml").read_text()
+    seawall = start_seawall(port, more=shipped[shipped.index("\nfailures:") + 1 :])
+    assert http1.get(seawall.port, "/orders").json() == {"orders": 42}
+
+    mistake = http1.get(seawall.port, "/mistake")
+    assert (mistake.status, mistake.error) == (500, None), "the app means this answer"
+    assert mistake.json()["error"].startswith('relation "carts" does not exist')
+
+    postgres.stop()
+    for _ in range(2):
+        is_replaced(http1.get(seawall.port, "/orders"), "dependency_failure")
+    postgres.start()
+    assert http1.get(seawall.port, "/orders").json() == {"orders": 42}
+    named = seawall.metrics().by("seawall_dependency_failures_total", "dependency")
+    assert {name: count for name, count in named.items() if count} == {"postgres": 2}
 
 
 @pytest.mark.parametrize("errors", ["trace", "debugger"])

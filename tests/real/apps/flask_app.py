@@ -71,20 +71,38 @@ connection = None
 
 @app.get("/orders")
 def orders():
+    return jsonify(orders=_query("select 40 + 2"))
+
+
+@app.get("/mistake")
+def mistake():
+    """The database is well, and the app asks for what is not there."""
+    return jsonify(carts=_query("select count(*) from carts"))
+
+
+def _query(statement):
     """Keeps its connection, as apps with a pool do, and opens a new one when that is broken."""
     global connection
     if connection is None or connection.closed:
         connection = psycopg.connect(os.environ["DATABASE"], autocommit=True)
-    return jsonify(orders=connection.execute("select 40 + 2").fetchone()[0])
+    return connection.execute(statement).fetchone()[0]
 
 
-# Two habits of real apps: a handler that shows the trace, and the interactive debugger left on.
+# Habits of real apps: a handler that shows the trace, one that shows the message as JSON, and the interactive
+# debugger left on.
 traced = app
 if os.environ.get("ERRORS") == "trace":
 
     @app.errorhandler(psycopg.Error)
     def show(_error):
         return Response(traceback.format_exc(), status=500, mimetype="text/plain")
+
+
+if os.environ.get("ERRORS") == "message":
+
+    @app.errorhandler(psycopg.Error)
+    def tell(error):
+        return jsonify(error=str(error)), 500
 
 
 if os.environ.get("ERRORS") == "debugger":
