@@ -73,8 +73,8 @@ def observe(port, fault, upstream):
         if fault.upstream == "stale":
             wire.send(request)
             response(wire, fault, upstream.seen)
-            wire.data = wire.taken = b""
-            started = time.monotonic()
+            wire.data, wire.taken, started = b"", b"", time.monotonic()
+            wire.deadline = started + PATIENCE
         wire.send(request)
         facts = response(wire, fault, upstream.seen)
         facts["seconds"] = round(facts.pop("at", time.monotonic()) - started, 2)
@@ -95,7 +95,7 @@ def response(wire, fault, seen):
     head, _, wire.data = wire.data.partition(b"\r\n\r\n")
     status = re.match(rb"HTTP/1\.[01] (\d{3})(?: |\r|$)", head)
     if not status:
-        return {"status": None, "end": "garbage", "bytes": len(head), "at": time.monotonic()}
+        return {"status": None, "end": "**not HTTP**", "bytes": len(head), "at": time.monotonic()}
     fields = {}
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
@@ -214,7 +214,7 @@ def words(fault, facts):
     said = in_words(facts)
     if facts["leaks"]:
         said += ", **leaks**"
-    if facts["seconds"] >= 3 and "nothing" not in said:
+    if facts["seconds"] >= 3 and (facts["status"] or 0) > 200:
         said += f", {facts['seconds']:.0f} s"
     if facts.get("met") is False:
         said += " (not met)"
@@ -225,7 +225,7 @@ def in_words(facts):
     status, end = facts["status"], facts["end"]
     if status is None:
         ends = {"silence": f"**nothing** for {PATIENCE:.0f} s", "FIN": "**closed**, no answer", "RST": "**reset**, no answer"}
-        return ends.get(end, f"**{end}**")
+        return ends.get(end, end)
     if status == 101:
         return session_in_words(facts)
     if status == 200:
@@ -241,12 +241,10 @@ def session_in_words(facts):
         return "**101 with a wrong accept**"
     lost = "" if facts["messages"] == 1 else f", **{facts['messages']} messages**"
     if facts["malformed"]:
-        return "**the frame**, 1002" + lost
+        return "**malformed frame**" + lost
     if facts["code"] is None:
         return (f"**nothing** for {PATIENCE:.0f} s" if facts["end"] == "silence" else "1006") + lost
-    code = str(facts["code"]) if facts["code"] in LEGAL else f"**{facts['code']}**"
-    end = {"FIN": "", "open": "", "RST": ", reset"}.get(facts["end"], "")
-    return code + end + lost
+    return (str(facts["code"]) if facts["code"] in LEGAL else f"**{facts['code']}**") + lost
 
 
 def broken(fault, facts):
