@@ -122,7 +122,7 @@ HTTP = [
         (OK_TEXT + CHUNKED + chunk(HALF), SEEN, FIN), content=TEXT,
     ),
     Fault(
-        "cut-http-1-0-client", "http_response_incomplete", "FIN in 200 kB, chunked; the client speaks HTTP/1.0", ABORTED,
+        "cut-http-1-0-client", "http_response_incomplete", "FIN in 200 kB, chunked; an HTTP/1.0 client", ABORTED,
         ("half_of_unknown_length", SEEN, FIN), content=TEXT, version="1.0",
     ),
     Fault(
@@ -200,8 +200,8 @@ ALL = HTTP + WEBSOCKET
 class App:
     """One connection of the scripted app."""
 
-    def __init__(self, connection, seen):
-        self.connection, self.seen, self.head, self.key = connection, seen, b"", b""
+    def __init__(self, connection, upstream):
+        self.connection, self.upstream, self.key = connection, upstream, b""
         connection.settimeout(20)
 
     def request(self):
@@ -212,9 +212,10 @@ class App:
             if not piece:
                 return False
             data += piece
-        self.head, _, content = data.partition(b"\r\n\r\n")
-        wanted = re.search(rb"(?im)^content-length: *(\d+)", self.head)
-        key = re.search(rb"(?im)^sec-websocket-key: *(\S+)", self.head)
+        head, _, content = data.partition(b"\r\n\r\n")
+        self.upstream.asked = head.partition(b"\r\n")[0].decode("latin-1")
+        wanted = re.search(rb"(?im)^content-length: *(\d+)", head)
+        key = re.search(rb"(?im)^sec-websocket-key: *(\S+)", head)
         self.key = key.group(1) if key else b""
         missing = (int(wanted.group(1)) if wanted else 0) - len(content)
         while missing > 0:
@@ -230,11 +231,11 @@ class App:
                     getattr(self, step)()
 
     def until_seen(self):
-        self.seen.wait(SEEN_SECONDS)
+        self.upstream.seen.wait(SEEN_SECONDS)
 
     def half_of_unknown_length(self):
         """Chunks, unless the proxy asks in HTTP/1.0, which has none."""
-        old = b" HTTP/1.0\r\n" in self.head
+        old = self.upstream.asked.endswith("HTTP/1.0")
         self.connection.sendall(OK_TEXT + (b"\r\n" + HALF if old else CHUNKED + chunk(HALF)))
 
     def upgrade(self):
@@ -268,6 +269,8 @@ class Upstream:
         self.seen = threading.Event()
         # STALE only: a request came over a connection that had already carried one.
         self.met = False
+        # The first line of the last request.
+        self.asked = ""
         self.fillers = []
         self.listener = socket.socket()
         self.listener.bind(("127.0.0.1", 0))
@@ -301,9 +304,9 @@ class Upstream:
                 if self.fault.upstream == TLS:
                     self.encrypted(connection)
                 elif self.fault.upstream == STALE:
-                    self.stale(App(connection, self.seen))
+                    self.stale(App(connection, self))
                 else:
-                    App(connection, self.seen).play(self.fault.steps)
+                    App(connection, self).play(self.fault.steps)
         except OSError:
             pass  # the proxy has left
 
@@ -311,7 +314,7 @@ class Upstream:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.certificate)
         with context.wrap_socket(connection, server_side=True) as session:
-            App(session, self.seen).play((OK_JSON + length(JSON) + JSON, HANG))
+            App(session, self).play((OK_JSON + length(JSON) + JSON, HANG))
 
     def stale(self, app):
         """Answers the first request of a connection; closes it when the second arrives."""

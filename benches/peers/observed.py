@@ -11,14 +11,24 @@ import time
 from base64 import b64encode
 from hashlib import sha1
 
-from faults import ABORTED, ANSWERED, CLOSED, SECRET, SEEN_SECONDS, WHOLE
+from faults import ABORTED, ANSWERED, CLOSED, SECRET, SEEN_SECONDS, STALE, WHOLE
 
 # A client that got nothing for so long gives up.
 PATIENCE = 8.0
 KEY = b64encode(b"seawall's peers.")
 # Which close codes may be on the wire (RFC 6455 section 7.4 and IANA's registry).
 LEGAL = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
-MEDIA = {"application/problem+json": "problem+json", "application/json": "json", "text/html": "page", "text/plain": "text"}
+MEDIA = {
+    "application/problem+json": "problem+json",
+    "application/json": "json",
+    "text/html": "page",
+    "text/plain": "text",
+}
+ENDS = {
+    "silence": f"**nothing** for {PATIENCE:.0f} s",
+    "FIN": "**closed**, no answer",
+    "RST": "**reset**, no answer",
+}
 
 
 class Wire:
@@ -62,7 +72,7 @@ def observe(port, fault, upstream):
     if fault.websocket:
         fields |= {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
         fields |= {"Sec-WebSocket-Key": KEY.decode()}
-    lines = [f"{fault.method} /{fault.name} HTTP/{fault.version}", *(f"{name}: {value}" for name, value in fields.items())]
+    lines = [f"{fault.method} /{fault.name} HTTP/{fault.version}", *map(": ".join, fields.items())]
     request = "\r\n".join(lines).encode() + b"\r\n\r\n" + content
     started = time.monotonic()
     try:
@@ -70,7 +80,7 @@ def observe(port, fault, upstream):
     except OSError as error:
         return {"status": None, "end": str(error), "seconds": 0.0, "leaks": False}
     with wire.socket:
-        if fault.upstream == "stale":
+        if fault.upstream == STALE:
             wire.send(request)
             response(wire, fault, upstream.seen)
             wire.data, wire.taken, started = b"", b"", time.monotonic()
@@ -82,7 +92,8 @@ def observe(port, fault, upstream):
         facts["leaks"] = any(each in wire.taken for each in inner)
         facts["head"] = wire.taken.partition(b"\r\n\r\n")[0].decode("latin-1")[:2000]
         facts["tail"] = wire.taken.partition(b"\r\n\r\n")[2][-400:].decode("latin-1")
-        if fault.upstream == "stale":
+        facts["asked"] = upstream.asked
+        if fault.upstream == STALE:
             facts["met"] = upstream.met
     return facts
 
@@ -128,7 +139,8 @@ def body(wire, fields, seen):
             content, whole = wire.data, wire.end == "FIN"
         if content:
             seen.set()
-        if whole or not wire.more() and wire.end != "FIN" or wire.end == "FIN" and framing != "close":
+        # At a FIN once more round: it makes a close-delimited body whole.
+        if whole or wire.end or not wire.more() and (wire.end, framing) != ("FIN", "close"):
             break
     at = time.monotonic()
     if whole and framing != "close":
@@ -224,8 +236,7 @@ def words(fault, facts):
 def in_words(facts):
     status, end = facts["status"], facts["end"]
     if status is None:
-        ends = {"silence": f"**nothing** for {PATIENCE:.0f} s", "FIN": "**closed**, no answer", "RST": "**reset**, no answer"}
-        return ends.get(end, end)
+        return ENDS.get(end, end)
     if status == 101:
         return session_in_words(facts)
     if status == 200:
@@ -243,7 +254,7 @@ def session_in_words(facts):
     if facts["malformed"]:
         return "**malformed frame**" + lost
     if facts["code"] is None:
-        return (f"**nothing** for {PATIENCE:.0f} s" if facts["end"] == "silence" else "1006") + lost
+        return (ENDS["silence"] if facts["end"] == "silence" else "1006") + lost
     return (str(facts["code"]) if facts["code"] in LEGAL else f"**{facts['code']}**") + lost
 
 

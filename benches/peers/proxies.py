@@ -2,7 +2,7 @@
 
 What a careful operator would write, not more: keep-alive to upstreams, WebSockets passed, certificates of upstreams
 verified, a limit for every wait. The limits are equal and short: connecting 1 s, a response head 2 s, a body that
-stands still 2 s. seawall pings WebSockets each second; the others have only an idle limit for tunnels, 3 s.
+stands still 2 s (Envoy: 3 s). seawall pings WebSockets each second; the others have only an idle limit, 2 or 3 s.
 All else is each proxy's default: retries, buffers, sizes of heads.
 """
 
