@@ -139,6 +139,16 @@ const TRACED: &[(&str, &str, &str)] = &[
         "trace in JSON",
         r#"{"timestamp":"2024-11-18T10:00:00.000+00:00","status":500,"error":"Internal Server Error","trace":"java.lang.RuntimeException: boom\n\tat com.example.DemoController.boom(DemoController.java:14)\n\tat org.springframework.web.method.support.InvocableHandlerMethod.doInvoke(InvocableHandlerMethod.java:255)\n","message":"boom","path":"/boom"}"#,
     ),
+    (
+        "spring",
+        "Jetty's page without a stack",
+        "<tr><th>MESSAGE:</th><td>org.springframework.web.util.NestedServletException: Request processing failed</td></tr>",
+    ),
+    (
+        "java",
+        "Jetty's page without a stack",
+        "URI: /plain\nSTATUS: 500\nCAUSED BY java.lang.IllegalStateException: no price for pen\n",
+    ),
     ("ruby", "plain", "app.rb:12:in `foo': boom (RuntimeError)\n\tfrom app.rb:15:in `<main>'\n"),
     ("python", "Windows", "Unhandled:\n  File \"C:\\new\\run.py\", line 12, in view\n    boom()\n"),
     ("php", "Windows", "Error in C:\\xampp\\htdocs\\new.php on line 3\n"),
@@ -273,6 +283,16 @@ const TRACED: &[(&str, &str, &str)] = &[
         "ASP.NET's yellow page",
         "<html><body bgcolor=\"white\"><span><h1>Server Error in '/' Application.<hr width=100% size=1 color=silver></h1>\n<h2> <i>Attempted to divide by zero.</i> </h2></span>",
     ),
+    (
+        "dotnet",
+        "Mono's frames",
+        "  at Shop.Price (System.String article) [0x0001d] in <12b418a7818c4ca0893feeaaf67f1e7f>:0 \n",
+    ),
+    (
+        "dotnet",
+        "the beginning of ASP.NET Core's developer exception page",
+        "<title>Internal Server Error</title>\n<style>\n#stackpage .stackerror {\n    padding: 5px;\n}\n.rawExceptionStackTrace {\n    font-size: 1.2em;\n}\n</style>",
+    ),
     ("dotnet", "inner exception", "   --- End of inner exception stack trace ---\n"),
     (
         "rust",
@@ -317,6 +337,8 @@ const DELIBERATE: &[&str] = &[
     "Support text: paste what follows \"Traceback (most recent call last):\" into the ticket.",
     "Don't panic: the thread of events is being investigated.",
     "A stack trace was written to the log. Stack backtrace: see the log.",
+    r#"{"error":"java.util.NoSuchElementException"}"#,
+    r#"{"error":"org.example.shop.OutOfStock: article 7"}"#,
     "Exception: your subscription has ended. Caused by: a missed payment.",
     "Warning: the printer is on line 3.",
     "Warning: the service is down. Notice: we are working on it.",
