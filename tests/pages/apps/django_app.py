@@ -1,5 +1,6 @@
-"""Django: python django_app.py PORT debug|production [gzip]"""
+"""Django: python django_app.py PORT debug|production [gzip], or on a WSGI server with MODE=..."""
 
+import os
 import sys
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -9,7 +10,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
-MODE = sys.argv[2:]
+MODE = os.environ.get("MODE", "").split() or sys.argv[2:]
 
 settings.configure(
     DEBUG="debug" in MODE,

@@ -49,4 +49,4 @@ if "traced" in MODE:
 
 if __name__ == "__main__":
     app.debug = "debug" in MODE
-    run_simple("127.0.0.1", int(sys.argv[1]), app, use_debugger="debug" in MODE)
+    run_simple("127.0.0.1", int(sys.argv[1]), app, use_debugger="debug" in MODE, threaded=True)
