@@ -60,6 +60,8 @@ const PATTERNS: &[(&str, &str)] = &[
     ("ruby", r#"content="NONE,NOARCHIVE" />\s+\S+ at /"#),
     ("ruby", r"(?m)^\s*(?:[A-Z]\w*::)*[A-Z]\w*(?:Error|Exception) at /"),
     ("laravel", r"\bIlluminate\\[A-Z]|[/\\]laravel[/\\]framework[/\\]|window\.ignite\b"),
+    // Laravel's own page since version 11: the trace comes after 60 KiB of styles, the icon before.
+    ("laravel", r"svg viewBox='0 -\.11376601 49\.74245785 51\.31690859'"),
     (
         "symfony",
         r"\bSymfony\\(?:Component|Bundle)\\|[/\\]vendor[/\\]symfony[/\\]|Symfony Exception",

@@ -213,7 +213,7 @@ fn a_zstd_window_beyond_what_content_may_ask_for_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn any_bytes_under_any_coding_stay_within_the_bound(

@@ -233,6 +233,11 @@ const TRACED: &[(&str, &str, &str)] = &[
         "<!doctype html>\n<html class=\"theme-light\">\n<!--\nRuntimeException: boom in file /var/www/routes/web.php on line 18\n\n#0 /var/www/vendor/laravel/framework/src/Illuminate/Routing/CallableDispatcher.php(40): {closure}()\n-->\n",
     ),
     (
+        "laravel",
+        "the icon of Laravel 11's page",
+        "<link rel=\"icon\" type=\"image/svg+xml\"\n          href=\"data:image/svg+xml,%3Csvg viewBox='0 -.11376601 49.74245785 51.31690859' xmlns=",
+    ),
+    (
         "symfony",
         "debug page",
         "<!-- boom (500 Internal Server Error) -->\n<!DOCTYPE html>\n<html lang=\"en\">\n    <head>\n        <meta charset=\"UTF-8\" />\n        <meta name=\"robots\" content=\"noindex,nofollow\" />\n        <title>boom (500 Internal Server Error)</title>\n",
