@@ -113,6 +113,7 @@ impl Server {
     /// # Errors
     /// If a socket, TLS settings or a thread cannot be had; nothing is left running then.
     pub fn start(config: Config) -> Result<Running, StartError> {
+        crate::failure::app::prepare();
         let config = Arc::new(config);
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let journal = Arc::new(Journal::new(config.journal.entries));

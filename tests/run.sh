@@ -70,6 +70,9 @@ export SEAWALL_BIN="${CARGO_TARGET_DIR:-$PWD/target}/release/seawall"
 begin "the demo's table: every fault, without and with seawall"
 timeout 120 "$SEAWALL_BIN" demo --once
 
+begin "beside its peers: what a client gets of each fault"
+benches/peers/failures.py --only seawall --seawall "$SEAWALL_BIN" >/dev/null
+
 begin "the shipped configurations are valid"
 shopt -s nullglob
 for file in config/*.yaml; do

@@ -19,21 +19,25 @@
 //! 5xx (501, 505, 507, 511 …) is something that an app says on purpose, about the request rather
 //! than about itself; only a trace makes it a failure.
 //!
-//! Unreadable is content with a `Content-Encoding`, and a 500 of which no byte came in time: what
-//! cannot be judged is not shown (P4). `readable` is the one place that decides it, so that a
-//! decoder can widen it. Labels come from configuration and from [`trace::TRACES`] only.
+//! Encoded content is judged by what it decodes to. Unreadable is content under a coding that
+//! `decode` does not know or that turns out malformed, and a 500 of which no byte came in time:
+//! what cannot be judged is not shown (P4). Labels come from configuration and from
+//! [`trace::TRACES`] only.
 
+mod decode;
 mod text;
 pub mod trace;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{CONTENT_ENCODING, HeaderMap};
+use bytes::Bytes;
+use http::header::HeaderMap;
 
 use super::Kind;
 use super::policy::{AppErrors, DependencyRule, Policy};
 
-/// How much content a judgement looks at, and how much evidence is kept.
+/// How much content a judgement looks at, as it was sent, and how much evidence is kept.
 pub const INSPECT_BYTES: usize = 8 * 1024;
 
 /// What was found in an app's answer.
@@ -79,7 +83,7 @@ pub fn judge(policy: &Policy, status: u16, fields: &HeaderMap) -> Judgement {
     if status < 500 && !policy.judges_below_500() {
         return Judgement::Known(Verdict::Healthy);
     }
-    let readable = readable(fields);
+    let readable = decode::codings(fields).is_some();
     for rule in policy.dependencies() {
         if !matches_head(rule, status, fields) {
             continue;
@@ -100,8 +104,8 @@ pub fn judge(policy: &Policy, status: u16, fields: &HeaderMap) -> Judgement {
 
 /// Judges an answer by its head and the beginning of its content.
 ///
-/// `whole` says that `prefix` is all of the content. Only the first [`INSPECT_BYTES`] are read. A
-/// caller that got less than that in time passes what it has. For HEAD, whose answers have no
+/// `whole` says that `prefix` is all of the content. Only the first [`INSPECT_BYTES`] are read, and
+/// decoded where the fields tell a coding. A caller that got less than that in time passes what it has. For HEAD, whose answers have no
 /// content, a 500 is therefore always replaced by ours: one 500 for another.
 #[must_use]
 pub fn inspect(
@@ -114,26 +118,49 @@ pub fn inspect(
     if status < 500 && !policy.judges_below_500() {
         return Verdict::Healthy;
     }
-    let (prefix, whole) = match prefix.get(..INSPECT_BYTES) {
-        Some(first) if prefix.len() > INSPECT_BYTES => (first, false),
-        _ => (prefix, whole),
-    };
-    let readable = readable(fields);
+    let read = first(prefix);
+    let whole = whole && read.len() == prefix.len();
+    let content = content(fields, read);
     let rule = policy.dependencies().iter().find(|rule| {
         matches_head(rule, status, fields)
-            && rule.body.as_ref().is_none_or(|body| readable && body.is_match(prefix))
+            && rule
+                .body
+                .as_ref()
+                .is_none_or(|body| content.as_ref().is_some_and(|content| body.is_match(content)))
     });
     if let Some(rule) = rule {
         let mut verdict = dependency(policy, Some(&rule.name));
         if let Verdict::Replace(finding) = &mut verdict {
-            finding.trace = readable.then(|| trace::detect(prefix)).flatten();
+            finding.trace = content.as_deref().and_then(trace::detect);
         }
         return verdict;
     }
     match by_status(policy, status, fields) {
         ByStatus::Known(verdict) => verdict,
-        ByStatus::Content => by_content(status, readable.then_some(prefix), whole),
+        ByStatus::Content => by_content(status, content.as_deref(), whole),
     }
+}
+
+/// What is kept of the content of a failure, for the log and the journal: the first
+/// [`INSPECT_BYTES`] of its text, or of the content as it was sent where that cannot be decoded.
+#[must_use]
+pub fn evidence(fields: &HeaderMap, prefix: Bytes) -> Bytes {
+    match content(fields, first(&prefix)) {
+        Some(Cow::Owned(mut text)) => {
+            text.truncate(INSPECT_BYTES);
+            text.into()
+        }
+        Some(Cow::Borrowed(_)) | None => prefix.slice(..prefix.len().min(INSPECT_BYTES)),
+    }
+}
+
+fn first(prefix: &[u8]) -> &[u8] {
+    prefix.get(..INSPECT_BYTES).unwrap_or(prefix)
+}
+
+/// The text of the content that `prefix` begins. `None`: it cannot be read.
+fn content<'a>(fields: &HeaderMap, prefix: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    decode::decode(decode::codings(fields)?, prefix)
 }
 
 /// What the status says when no rule matched.
@@ -199,16 +226,6 @@ fn matches_head(rule: &DependencyRule, status: u16, fields: &HeaderMap) -> bool 
         })
     };
     status_holds && field_holds()
-}
-
-/// Can the content be read as it is? Not behind a coding other than `identity`.
-fn readable(fields: &HeaderMap) -> bool {
-    fields.get_all(CONTENT_ENCODING).iter().all(|value| {
-        value.as_bytes().split(|byte| *byte == b',').all(|coding| {
-            let coding = coding.trim_ascii();
-            coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
-        })
-    })
 }
 
 /// Does a `Proxy-Status` field say that something behind the app failed (RFC 9209 §2.1.1)?

@@ -108,7 +108,7 @@ fn is_readable_events(response: &Response<()>) -> bool {
 fn told(finding: &Finding, head: &ResponseHead, content: &hold::Held) -> Failure {
     let mut failure = Failure::new(finding.kind, Phase::Head)
         .with_received_status(head.status.as_u16())
-        .with_evidence(prefix(&content.pieces));
+        .with_evidence(app::evidence(&head.fields, prefix(&content.pieces)));
     if let Some(dependency) = &finding.dependency {
         failure = failure.with_dependency(dependency.clone());
     }

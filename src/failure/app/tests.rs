@@ -120,22 +120,57 @@ fn proxy_status_with_an_error_blames_what_is_behind_the_app() {
     assert_eq!(verdict(&scrub, 507, &two, JSON), Verdict::Replace(behind(None)));
 }
 
+fn gzipped(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, text).unwrap();
+    encoder.finish().unwrap()
+}
+
 #[test]
-fn encoded_content_cannot_be_judged_and_is_not_shown() {
-    for coding in ["gzip", "br", "identity, zstd", "GZIP", "unknown"] {
+fn encoded_content_is_judged_by_what_it_decodes_to() {
+    let scrub = policy(AppErrors::Scrub, vec![]);
+    let gzip = fields(&[("content-encoding", "gzip")]);
+    let replaced = |trace| Verdict::Replace(app(trace));
+    let table: &[(u16, &[u8], Verdict)] = &[
+        (500, TRACE, replaced(Some("node"))),
+        (507, TRACE, replaced(Some("node"))),
+        (500, JSON, Verdict::Passed(app(None))),
+        (507, JSON, Verdict::Healthy),
+        (500, b" \r\n", replaced(None)),
+    ];
+    for (status, body, wanted) in table {
+        assert_eq!(verdict(&scrub, *status, &gzip, &gzipped(body)), *wanted, "{status} {body:?}");
+    }
+    // HEAD has the fields of the page and no content.
+    assert_eq!(verdict(&scrub, 507, &gzip, b""), Verdict::Healthy);
+    let plain = fields(&[("content-encoding", "identity")]);
+    assert_eq!(verdict(&scrub, 500, &plain, JSON), Verdict::Passed(app(None)));
+}
+
+#[test]
+fn content_that_cannot_be_decoded_is_not_shown() {
+    let scrub = policy(AppErrors::Scrub, vec![]);
+    let pass = policy(AppErrors::Pass, vec![]);
+    for coding in ["gzip", "br", "identity, zstd", "GZIP", "deflate", "unknown", "gzip, br, gzip"] {
         let fields = fields(&[("content-encoding", coding)]);
-        let scrub = policy(AppErrors::Scrub, vec![]);
         for status in [500, 507] {
             assert_eq!(verdict(&scrub, status, &fields, JSON), Verdict::Replace(app(None)));
         }
-        let pass = policy(AppErrors::Pass, vec![]);
         assert_eq!(verdict(&pass, 500, &fields, JSON), Verdict::Passed(app(None)));
     }
-    for coding in ["identity", "Identity", "", " identity , "] {
-        let fields = fields(&[("content-encoding", coding)]);
-        let scrub = policy(AppErrors::Scrub, vec![]);
-        assert_eq!(verdict(&scrub, 500, &fields, JSON), Verdict::Passed(app(None)), "{coding}");
-    }
+}
+
+#[test]
+fn evidence_is_the_text_where_there_is_one() {
+    let gzip = fields(&[("content-encoding", "gzip")]);
+    let unknown = fields(&[("content-encoding", "compress")]);
+    let none = HeaderMap::new();
+    let long = vec![b'x'; 3 * INSPECT_BYTES];
+    assert_eq!(evidence(&gzip, gzipped(TRACE).into()), TRACE);
+    assert_eq!(evidence(&gzip, gzipped(&long).into()), long[..INSPECT_BYTES]);
+    assert_eq!(evidence(&gzip, TRACE.into()), TRACE, "malformed: as it was sent");
+    assert_eq!(evidence(&unknown, gzipped(TRACE).into()), gzipped(TRACE));
+    assert_eq!(evidence(&none, long.clone().into()), long[..INSPECT_BYTES]);
 }
 
 #[test]
@@ -204,10 +239,16 @@ fn the_first_matching_rule_names_the_dependency() {
     assert_eq!(named(b"beta alpha").as_deref(), Some("a"));
     assert_eq!(named(b"beta").as_deref(), Some("b"));
     assert_eq!(named(b"gamma").as_deref(), Some("any"));
-    // Behind a coding no body pattern can match; the head still decides.
-    let gzip = fields(&[("content-encoding", "gzip")]);
+    // Behind an unknown coding no body pattern can match; the head still decides.
+    let unknown = fields(&[("content-encoding", "compress")]);
     let any = Judgement::Known(Verdict::Replace(behind(Some("any"))));
-    assert_eq!(judge(&policy, 503, &gzip), any);
+    assert_eq!(judge(&policy, 503, &unknown), any);
+    // Behind a known one they do, unless the content is malformed.
+    let gzip = fields(&[("content-encoding", "gzip")]);
+    assert_eq!(judge(&policy, 503, &gzip), Judgement::Inspect);
+    let found = |body: &[u8]| inspect(&policy, 503, &gzip, body, true);
+    assert_eq!(found(&gzipped(b"beta")), Verdict::Replace(behind(Some("b"))));
+    assert_eq!(found(b"beta"), Verdict::Replace(behind(Some("any"))));
 }
 
 #[test]

@@ -41,10 +41,16 @@ const PATTERNS: &[(&str, &str)] = &[
     ("python", r"File \S+\.py,\s+line \d+,\s+in "), // Starlette's page
     ("spring", r"Whitelabel Error Page"),
     ("spring", r"\bat [\w$.@/-]*\borg\.springframework\.[\w$.<>]+\("),
+    ("spring", r"\borg\.springframework\.(?:\w+\.)*[\w$]*Exception: "),
     // `method(File.java:12)`: enough by itself, and all that Tomcat's page shows.
     ("java", r"[\w$>]\([\w$-]+\.(?:java|kt|kts|scala|groovy|clj):\d+\)"),
     ("java", r"\bat [\w$.@/<>-]+\((?:Native Method|Unknown Source)\)"),
     ("java", r"(?m)^\s*Caused by: (?:[\w$]+\.)+[\w$]+(?:Exception|Error)\b"),
+    // What pages without a stack still show of the exception: its class, in full, and its message.
+    (
+        "java",
+        r"\b(?:java|javax|jakarta|kotlin|scala|org\.(?:apache|eclipse|hibernate))\.(?:\w+\.)*[\w$]*(?:Exception|Error): ",
+    ),
     ("rails", r"Action Controller: Exception caught|(?m:^)\s*Rails\.root: /"),
     ("rails", r#""Application Trace"\s*:|"Framework Trace"\s*:"#),
     ("rails", r"\b(?:actionpack|activerecord|activesupport|railties)[ -]\(?\d[^\n:]*:\d+:in ['`]"),
@@ -52,8 +58,12 @@ const PATTERNS: &[(&str, &str)] = &[
     ("ruby", r"\.(?:rb|ru|erb|haml|slim|rake):\d+:in ['`]"),
     // Rack's and Sinatra's pages: the class and the path are title and heading.
     ("ruby", r#"content="NONE,NOARCHIVE" />\s+\S+ at /"#),
+    // WEBrick's own page: the exception's message above, its banner below.
+    ("ruby", r"\bWEBrick/\d[\d.]* \(Ruby/"),
     ("ruby", r"(?m)^\s*(?:[A-Z]\w*::)*[A-Z]\w*(?:Error|Exception) at /"),
     ("laravel", r"\bIlluminate\\[A-Z]|[/\\]laravel[/\\]framework[/\\]|window\.ignite\b"),
+    // Laravel's own page since version 11: the trace comes after 60 KiB of styles, the icon before.
+    ("laravel", r"svg viewBox='0 -\.11376601 49\.74245785 51\.31690859'"),
     (
         "symfony",
         r"\bSymfony\\(?:Component|Bundle)\\|[/\\]vendor[/\\]symfony[/\\]|Symfony Exception",
@@ -78,6 +88,9 @@ const PATTERNS: &[(&str, &str)] = &[
     ("go", r"\.go:\d+ \+0x[0-9a-f]"),
     ("go", r"(?m)^[\w./()*\[\]-]+\s*\n\s+(?:/|[A-Z]:)\S+\.go:\d+"), // pkg/errors
     ("dotnet", r"\bat [\w.<>`+|$\[\],]+\([^()\n]*\) in (?:[A-Za-z]:\s|[A-Za-z]:[\\/]|/)"),
+    // Mono's frames; and the style sheet of ASP.NET Core's page, which stands before all else.
+    ("dotnet", r"\bat [\w.<>`+|$\[\],/]+ \([^()\n]*\) \[0x[0-9a-f]+\] in "),
+    ("dotnet", r"\.rawExceptionStackTrace\b|#stackpage \.stackerror\b"),
     ("dotnet", r" in [^\n]*\.(?:cs|vb|fs|cshtml|razor):line \d"),
     (
         "dotnet",

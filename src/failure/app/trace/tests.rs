@@ -139,6 +139,21 @@ const TRACED: &[(&str, &str, &str)] = &[
         "trace in JSON",
         r#"{"timestamp":"2024-11-18T10:00:00.000+00:00","status":500,"error":"Internal Server Error","trace":"java.lang.RuntimeException: boom\n\tat com.example.DemoController.boom(DemoController.java:14)\n\tat org.springframework.web.method.support.InvocableHandlerMethod.doInvoke(InvocableHandlerMethod.java:255)\n","message":"boom","path":"/boom"}"#,
     ),
+    (
+        "spring",
+        "Jetty's page without a stack",
+        "<tr><th>MESSAGE:</th><td>org.springframework.web.util.NestedServletException: Request processing failed</td></tr>",
+    ),
+    (
+        "java",
+        "Jetty's page without a stack",
+        "URI: /plain\nSTATUS: 500\nCAUSED BY java.lang.IllegalStateException: no price for pen\n",
+    ),
+    (
+        "ruby",
+        "webrick",
+        "<H1>Internal Server Error</H1>\n key not found\n<HR>\n<ADDRESS>\n WEBrick/1.8.1 (Ruby/3.1.7/2025-03-26) at\n",
+    ),
     ("ruby", "plain", "app.rb:12:in `foo': boom (RuntimeError)\n\tfrom app.rb:15:in `<main>'\n"),
     ("python", "Windows", "Unhandled:\n  File \"C:\\new\\run.py\", line 12, in view\n    boom()\n"),
     ("php", "Windows", "Error in C:\\xampp\\htdocs\\new.php on line 3\n"),
@@ -223,6 +238,11 @@ const TRACED: &[(&str, &str, &str)] = &[
         "<!doctype html>\n<html class=\"theme-light\">\n<!--\nRuntimeException: boom in file /var/www/routes/web.php on line 18\n\n#0 /var/www/vendor/laravel/framework/src/Illuminate/Routing/CallableDispatcher.php(40): {closure}()\n-->\n",
     ),
     (
+        "laravel",
+        "the icon of Laravel 11's page",
+        "<link rel=\"icon\" type=\"image/svg+xml\"\n          href=\"data:image/svg+xml,%3Csvg viewBox='0 -.11376601 49.74245785 51.31690859' xmlns=",
+    ),
+    (
         "symfony",
         "debug page",
         "<!-- boom (500 Internal Server Error) -->\n<!DOCTYPE html>\n<html lang=\"en\">\n    <head>\n        <meta charset=\"UTF-8\" />\n        <meta name=\"robots\" content=\"noindex,nofollow\" />\n        <title>boom (500 Internal Server Error)</title>\n",
@@ -273,6 +293,16 @@ const TRACED: &[(&str, &str, &str)] = &[
         "ASP.NET's yellow page",
         "<html><body bgcolor=\"white\"><span><h1>Server Error in '/' Application.<hr width=100% size=1 color=silver></h1>\n<h2> <i>Attempted to divide by zero.</i> </h2></span>",
     ),
+    (
+        "dotnet",
+        "Mono's frames",
+        "  at Shop.Price (System.String article) [0x0001d] in <12b418a7818c4ca0893feeaaf67f1e7f>:0 \n",
+    ),
+    (
+        "dotnet",
+        "the beginning of ASP.NET Core's developer exception page",
+        "<title>Internal Server Error</title>\n<style>\n#stackpage .stackerror {\n    padding: 5px;\n}\n.rawExceptionStackTrace {\n    font-size: 1.2em;\n}\n</style>",
+    ),
     ("dotnet", "inner exception", "   --- End of inner exception stack trace ---\n"),
     (
         "rust",
@@ -317,6 +347,11 @@ const DELIBERATE: &[&str] = &[
     "Support text: paste what follows \"Traceback (most recent call last):\" into the ticket.",
     "Don't panic: the thread of events is being investigated.",
     "A stack trace was written to the log. Stack backtrace: see the log.",
+    r#"{"errors":[{"message":"Cannot query field \"prize\" on type \"Article\". Did you mean \"price\"?","locations":[{"line":3,"column":5}],"path":["article","prize"],"extensions":{"code":"INTERNAL_SERVER_ERROR"}}],"data":null}"#,
+    r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"Internal error","data":{"line":3,"file":"orders.csv"}},"id":7}"#,
+    r#"{"code":13,"message":"internal","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"STOCKOUT"}]}"#,
+    r#"{"error":"java.util.NoSuchElementException"}"#,
+    r#"{"error":"org.example.shop.OutOfStock: article 7"}"#,
     "Exception: your subscription has ended. Caused by: a missed payment.",
     "Warning: the printer is on line 3.",
     "Warning: the service is down. Notice: we are working on it.",
