@@ -93,13 +93,13 @@ pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held,
         held.whole = exchange.is_whole();
         return Ok(held);
     }
-    let started = Instant::now();
     loop {
         let piece = poll_fn(|cx| {
             if let Poll::Ready(piece) = exchange.poll_content(cx) {
                 return Poll::Ready(Some(piece));
             }
-            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(started + terms.time)));
+            let timer =
+                timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + terms.time)));
             timer.as_mut().poll(cx).map(|()| None)
         })
         .await;

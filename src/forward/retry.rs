@@ -114,7 +114,7 @@ pub async fn send(
         replay: Replay::new(content, kept),
         idempotent: is_idempotent(outgoing.parts, settings.idempotency_key),
         begun: 0,
-        started: Instant::now(),
+        started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
     upstream.budget().deposit();
     let mut endpoint = upstream.pick();
@@ -217,7 +217,8 @@ impl Attempts<'_> {
             Link::Http1(connection) => {
                 let head = rewrite::http1(outgoing.parts, &outgoing.extra);
                 let request = common.with_head(head);
-                Exchange::Http1(http1::exchange::Exchange::new(connection, settings, request))
+                let exchange = http1::exchange::Exchange::new(connection, settings, request);
+                Exchange::Http1(Box::new(exchange))
             }
             Link::Http2(lease) => {
                 let scheme = upstream.scheme(endpoint);

@@ -140,12 +140,13 @@ pub enum Fate {
 }
 
 /// One request and its response.
+///
+/// Boxed, because it is moved from station to station: one allocation costs less.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub enum Exchange<B> {
     /// On a connection of its own.
-    Http1(http1::exchange::Exchange<B>),
-    /// On a stream of a shared connection. Boxed: HTTP/1.1 is what most requests are sent in.
+    Http1(Box<http1::exchange::Exchange<B>>),
+    /// On a stream of a shared connection.
     Http2(Box<http2::exchange::Exchange<B>>),
 }
 
