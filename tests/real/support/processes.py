@@ -141,9 +141,9 @@ class Events:
         self.gate.touch()
 
 
-def gunicorn(processes, events, port, app="flask_app:app", env=None):
-    """gunicorn with one sync worker; returns when it listens."""
-    argv = [sys.executable, "-m", "gunicorn", "--chdir", APPS, "--workers", "1", "--bind", f"127.0.0.1:{port}"]
+def gunicorn(processes, events, port, app="flask_app:app", env=None, more=("--workers", "1")):
+    """gunicorn with one sync worker unless `more` arguments say otherwise; returns when it listens."""
+    argv = [sys.executable, "-m", "gunicorn", "--chdir", APPS, *more, "--bind", f"127.0.0.1:{port}"]
     argv += ["--no-control-socket", app]
     return processes.start("gunicorn", argv, events.env() | (env or {})).wait_for_port(port)
 
