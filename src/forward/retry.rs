@@ -5,14 +5,14 @@
 //!
 //! | what became of the request | sent again | where |
 //! | --- | --- | --- |
-//! | no byte of it was sent: no connection | whatever it is | another endpoint |
+//! | no byte of it was sent: no connection | whatever it is | another endpoint; free of charge |
 //! | refused unprocessed (REFUSED_STREAM, GOAWAY) | whatever it is | another endpoint, or the same |
 //! | its idle connection was closed | if idempotent, or if no byte was sent | the same; free of charge |
 //! | it may have been processed | if idempotent (RFC 9110 §9.2.2) | another endpoint, or the same |
 //!
 //! Idempotent are the methods that say so and, if configured, requests with an `Idempotency-Key`.
-//! All but the stale connection need an attempt that is left, time, the content (`replay`), and a
-//! withdrawal from the budget.
+//! All but the stale connection need an attempt and time that are left and the content (`replay`);
+//! what makes somebody work twice needs a withdrawal from the budget.
 
 use std::time::Duration;
 
@@ -259,7 +259,8 @@ impl Attempts<'_> {
     fn after_unreachable(&self, at: EndpointIndex, failure: &Failure) -> Option<EndpointIndex> {
         // The limit is the upstream's, so that another endpoint is behind it too.
         let other = self.route.upstream.after(at);
-        other.filter(|_| failure.kind() != Kind::ConnectionLimitReached && self.may_go_on())
+        // Without a charge: nobody has more to do because of an endpoint that is not there.
+        other.filter(|_| failure.kind() != Kind::ConnectionLimitReached && self.is_more_left())
     }
 
     /// Where to go after an endpoint that failed with the request.
@@ -271,16 +272,19 @@ impl Attempts<'_> {
             }
         };
         let next = self.route.upstream.after(at).unwrap_or(at);
-        (allowed && self.replay.is_possible() && self.may_go_on()).then_some(next)
+        let possible = allowed && self.replay.is_possible() && self.is_more_left();
+        (possible && self.is_affordable()).then_some(next)
     }
 
-    /// Whether there is an attempt, time and money left.
-    fn may_go_on(&self) -> bool {
+    /// Whether there is an attempt and time left.
+    fn is_more_left(&self) -> bool {
+        let retry = &self.route.upstream.settings().retry;
+        self.begun < retry.attempts && self.started.elapsed() < retry.total
+    }
+
+    /// Whether the budget allows one more; it is charged then.
+    fn is_affordable(&self) -> bool {
         let upstream = &self.route.upstream;
-        let retry = &upstream.settings().retry;
-        if self.begun >= retry.attempts || self.started.elapsed() >= retry.total {
-            return false;
-        }
         let affordable = upstream.budget().withdraw();
         if !affordable {
             upstream.metrics().retried(RetryResult::OverBudget);

@@ -214,11 +214,12 @@ fn a_post_to_an_endpoint_that_refuses_is_served_by_the_next_one() {
     let endpoints = format!("'http://{refuses}', 'http://{}'", upstream.address());
     let seawall = Seawall::at(&endpoints, AGAIN);
     let mut client = Client::connect(Version::Http1, seawall.address());
-    for _ in 0..4 {
+    // More than the budget would pay for: an endpoint that is not there costs nobody anything.
+    for _ in 0..100 {
         let seen = client.exchange(&Request::post(100), upstream.gate());
         assert_eq!((seen.status, &*seen.text()), (200, WELL));
     }
-    assert_eq!(upstream.requests().len(), 4, "each once");
+    assert_eq!(upstream.requests().len(), 100, "each once");
     let cells = seawall.cells("seawall_failures_total");
     assert!(cells.iter().all(|cell| cell.contains("outcome=\"recovered\"")), "{cells:?}");
     assert!(!cells.is_empty(), "round robin has met the one that is down");

@@ -1,0 +1,215 @@
+"""gRPC by grpcio, client and server, through seawall; the server is SIGKILLed in calls of every kind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from support import http1
+from support.processes import APPS, free_port
+from support.waiting import until
+
+LARGE = 4_000_000
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+def start_server(processes, events, port):
+    argv = [sys.executable, APPS / "grpc_server.py", port]
+    return processes.start("grpc", argv, events.env()).wait_for_port(port)
+
+
+@pytest.fixture
+def seawall(start_seawall, port):
+    return start_seawall(port, upstream_more=", protocol: http2")
+
+
+class Client:
+    """The methods of the app on one channel."""
+
+    def __init__(self, channel):
+        self.channel = channel
+
+    def unary(self, method, request=b"", **options):
+        return self.channel.unary_unary(f"/test.App/{method}")(request, timeout=20, **options)
+
+    def stream(self, method, request=b"", **options):
+        return self.channel.unary_stream(f"/test.App/{method}")(request, timeout=20, **options)
+
+
+@pytest.fixture
+def client(seawall):
+    with grpc.insecure_channel(f"127.0.0.1:{seawall.port}", options=UNLIMITED) as channel:
+        yield Client(channel)
+
+
+def failed(call):
+    """The status that a call ends with, and what came before it."""
+    messages = []
+    with pytest.raises(grpc.RpcError) as raised:
+        for message in call() if callable(call) else call:
+            messages.append(message)
+    return raised.value.code(), raised.value.details(), messages
+
+
+def unary_failed(client, method, request=b""):
+    with pytest.raises(grpc.RpcError) as raised:
+        client.unary(method, request)
+    return raised.value.code(), raised.value.details()
+
+
+def kill(events, event):
+    os.kill(int(events.wait(event)[-1]), signal.SIGKILL)
+
+
+def test_calls_of_all_four_types_pass(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    assert client.unary("Echo", b"hello") == b"hello"
+    answer = client.unary("Metadata", metadata=(("x-who", "me"),))
+    assert answer.startswith(b"me via 2.0 seawall")
+    assert list(client.stream("Count", b"1000")) == [str(number).encode() for number in range(1000)]
+    pieces = [b"x" * 1000] * 50
+    assert client.channel.stream_unary("/test.App/Total")(iter(pieces), timeout=20) == b"50000"
+    doubled = client.channel.stream_stream("/test.App/Double")(iter([b"a", b"b", b"c"]), timeout=20)
+    assert list(doubled) == [b"aa", b"bb", b"cc"]
+    seawall.failed(0)
+
+
+def test_large_messages_and_trailing_metadata_pass(processes, events, port, client):
+    start_server(processes, events, port)
+    message = os.urandom(LARGE)
+    answer, call = client.channel.unary_unary("/test.App/Echo").with_call(message, timeout=20)
+    assert answer == message
+    assert dict(call.trailing_metadata())["x-length"] == str(LARGE)
+
+
+def test_a_status_of_the_app_passes_without_and_behind_messages(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    assert unary_failed(client, "Missing") == (grpc.StatusCode.NOT_FOUND, "no such thing")
+    code, details, messages = failed(client.stream("Count", b"3 RESOURCE_EXHAUSTED"))
+    assert (code, details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "told behind messages")
+    assert messages == [b"0", b"1", b"2"]
+    seawall.failed(0)
+
+
+def test_100_calls_at_a_time_over_one_channel(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(lambda number: client.unary("Echo", str(number).encode()), range(1000)))
+    assert answers == [str(number).encode() for number in range(1000)]
+    seawall.failed(0)
+
+
+def test_a_server_that_is_down_is_unavailable(client, seawall):
+    assert unary_failed(client, "Echo") == (grpc.StatusCode.UNAVAILABLE, "connection_refused")
+    seawall.failed(1, kind="connection_refused", phase="connect", protocol="grpc", outcome="normalized")
+    seawall.failed(1)
+
+
+def test_a_server_killed_in_unary_calls_is_told_to_each_and_the_next_call_succeeds(
+    processes, events, port, client, seawall
+):
+    start_server(processes, events, port)
+    with ThreadPoolExecutor(20) as pool:
+        calls = [pool.submit(unary_failed, client, "Hang", str(number).encode()) for number in range(20)]
+        events.wait("hangs", 20)
+        kill(events, "hangs")
+        results = {call.result() for call in calls}
+    assert results == {(grpc.StatusCode.INTERNAL, "connection_terminated")}
+    seawall.failed(20, kind="connection_terminated", phase="head", protocol="grpc", outcome="normalized")
+    start_server(processes, events, port)
+    assert client.unary("Echo", b"again") == b"again"
+    seawall.failed(20)
+
+
+def test_a_server_killed_in_a_stream_costs_no_message_and_never_looks_like_an_end(
+    processes, events, port, client, seawall
+):
+    start_server(processes, events, port)
+    messages = []
+
+    def killing():
+        for message in client.stream("CountAndHang"):
+            messages.append(message)
+            if len(messages) == 5:
+                kill(events, "counted")
+            yield message
+
+    code, details, _ = failed(killing)
+    assert (code, details) == (grpc.StatusCode.INTERNAL, "http_response_incomplete")
+    assert messages == [b"0", b"1", b"2", b"3", b"4"]
+    seawall.failed(1, kind="http_response_incomplete", phase="body", protocol="grpc", outcome="normalized")
+    start_server(processes, events, port)
+    assert list(client.stream("Count", b"2")) == [b"0", b"1"]
+
+
+def test_a_client_that_cancels_ends_the_call_of_the_server(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    call = client.channel.unary_unary("/test.App/Hang").future(b"cancelled", timeout=20)
+    events.wait("hangs")
+    call.cancel()
+    assert events.wait("ended") == ["cancelled"]
+    seawall.failed(0)
+
+
+def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there(
+    processes, events, port, start_seawall
+):
+    """GOAWAY, then a port that refuses. What grpcio's server itself answers while it stops, CANCELLED, is its own."""
+    other = free_port()
+    stopping, _ = start_server(processes, events, port), start_server(processes, events, other)
+    endpoints = f'endpoints: ["http://127.0.0.1:{port}", "http://127.0.0.1:{other}"]'
+    seawall = start_seawall(port, upstream_more=", protocol: http2", endpoints=endpoints)
+    answered, lock = [], threading.Lock()
+
+    def calls(_):
+        with grpc.insecure_channel(f"127.0.0.1:{seawall.port}") as channel:
+            for number in range(100):
+                try:
+                    answer = Client(channel).unary("Echo", str(number).encode())
+                    assert answer == str(number).encode()
+                except grpc.RpcError as error:
+                    assert (error.code(), error.details()) == (grpc.StatusCode.CANCELLED, "CANCELLED")
+                    answer = None
+                with lock:
+                    answered.append(answer)
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(calls, thread) for thread in range(4)]
+        until(lambda: len(answered) >= 50, "the load runs")
+        stopping.child.send_signal(signal.SIGTERM)
+        for thread in running:
+            thread.result()
+    assert len(answered) == 400
+    assert answered.count(None) <= 4, "at most the calls that ran when it stopped"
+    normalized = seawall.metrics().total("seawall_failures_total", outcome="normalized")
+    assert normalized == 0, "what met the stop was recovered"
+
+
+def test_over_tls(processes, events, port, start_seawall, tmp_path):
+    start_server(processes, events, port)
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", chain],
+        check=True,
+        capture_output=True,
+    )
+    tls = free_port()
+    listener = f', {{ address: "127.0.0.1:{tls}", tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }} }}'
+    start_seawall(port, upstream_more=", protocol: http2", listeners_more=listener)
+    trust = grpc.ssl_channel_credentials(chain.read_bytes())
+    with grpc.secure_channel(f"localhost:{tls}", trust) as channel:
+        assert Client(channel).unary("Echo", b"hello") == b"hello"
+
+
+def test_a_grpc_web_call_that_fails_has_its_status_in_the_head(seawall):
+    fields = ["Content-Type: application/grpc-web+proto"]
+    answer = http1.post(seawall.port, "/test.App/Echo", b"\x00\x00\x00\x00\x00", fields)
+    assert (answer.status, answer.content, answer.complete) == (200, b"", True)
+    assert (answer.get("grpc-status"), answer.get("grpc-message")) == ("14", "connection_refused")
+    assert answer.get("content-type") == "application/grpc-web+proto"
