@@ -1,5 +1,7 @@
 """Fixtures: processes that end with their test, an app's events, a running seawall."""
 
+import subprocess
+
 import pytest
 
 from support.browser import Browser
@@ -59,6 +61,16 @@ def start_seawall(processes, tmp_path):
 def seawall(start_seawall, port):
     """A seawall with defaults, in front of `port`."""
     return start_seawall(port)
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 and localhost that is its own authority, and its key."""
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    argv += ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([*argv, "-out", chain, "-keyout", key], check=True, capture_output=True)
+    return chain, key
 
 
 @pytest.fixture

@@ -34,16 +34,6 @@ def kill_worker(events, event):
     os.kill(int(events.wait(event)[-1]), signal.SIGKILL)
 
 
-@pytest.fixture
-def certificate(tmp_path):
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    argv += ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*argv, "-out", chain, "-keyout", key], check=True, capture_output=True)
-    return chain, key
-
-
 @pytest.mark.parametrize("version", ["1.1", "2"])
 def test_curl_gets_a_whole_500_and_keeps_its_tls_connection(
     version, certificate, processes, events, port, start_seawall

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -190,15 +189,9 @@ def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there
     assert normalized == 0, "what met the stop was recovered"
 
 
-def test_over_tls(processes, events, port, start_seawall, tmp_path):
+def test_over_tls(processes, events, port, start_seawall, certificate):
     start_server(processes, events, port)
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", chain],
-        check=True,
-        capture_output=True,
-    )
+    chain, key = certificate
     tls = free_port()
     listener = f', {{ address: "127.0.0.1:{tls}", tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }} }}'
     start_seawall(port, upstream_more=", protocol: http2", listeners_more=listener)

@@ -1,0 +1,35 @@
+"""A browser's EventSource while its app is SIGKILLed in the middle of an event.
+
+While the app is down, the browser reconnects by itself and gets a 500, at which an EventSource gives up (HTML standard,
+section 9.2): the page opens another one.
+"""
+
+from support.processes import APPS
+from support.waiting import until
+
+
+def start_app(processes, events, port):
+    return processes.start("node", ["node", APPS / "sse_server.js", port], events.env()).wait_for_port(port)
+
+
+def test_a_browser_is_told_why_its_stream_broke_and_resumes_where_it_was(
+    processes, events, port, start_seawall, browser
+):
+    app = start_app(processes, events, port)
+    seawall = start_seawall(port, more="failures: { sse_event: true }")
+    browser.open(seawall.url("/page"))
+    events.wait("sent")
+    browser.wait("return window.messages.length === 3", "three whole events have come")
+    app.kill()
+    told = browser.wait("return window.told[0]", "the page is told")
+    assert told["type"] == "urn:seawall:failure:http_response_incomplete"
+    assert told["status"] == 500
+    assert told["instance"] in seawall.journal(), "the page can name the failure to its operator"
+    assert browser.run("return window.messages") == [[str(number), f"event {number}"] for number in (1, 2, 3)]
+
+    start_app(processes, events, port)
+    until(lambda: "3" in events.lines("asked"), "the browser resumes behind the last whole event")
+    browser.wait("return window.messages.length === 6", "three events more")
+    assert browser.run("return window.messages[5]") == ["6", "event 6"]
+    assert browser.run("return window.told.length") == 1
+    seawall.failed(1, kind="http_response_incomplete", phase="body", outcome="aborted")
