@@ -86,6 +86,8 @@ impl Config {
                 },
                 "sse_event": route.sse_event,
                 "rehearse": route.rehearsal.is_some(),
+                "templates": route.policy.templates().len(),
+                "cors": route.policy.cors().is_some(),
                 "request_body": route.request_body_bytes.map(bytes_text),
                 "dependencies": route.policy.dependencies().iter().map(|rule| &*rule.name).collect::<Vec<_>>(),
             })

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::render::cors::Cors;
+use super::render::template::Templates;
 use super::{Failure, Kind};
 
 /// What a client gets for one kind of failure.
@@ -63,6 +65,8 @@ pub struct Policy {
     app_errors: AppErrors,
     dependencies: Arc<[DependencyRule]>,
     judges_below_500: bool,
+    templates: Arc<Templates>,
+    cors: Option<Arc<Cors>>,
 }
 
 impl Policy {
@@ -88,7 +92,29 @@ impl Policy {
             app_errors,
             dependencies,
             judges_below_500,
+            templates: Arc::default(),
+            cors: None,
         }
+    }
+
+    /// The bodies of its answers, and which scripts may read them.
+    #[must_use]
+    pub fn answering(mut self, templates: Arc<Templates>, cors: Option<Arc<Cors>>) -> Self {
+        self.templates = templates;
+        self.cors = cors;
+        self
+    }
+
+    /// The bodies of answers.
+    #[must_use]
+    pub fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
+    /// Which scripts may read answers; `None` says nothing about it.
+    #[must_use]
+    pub fn cors(&self) -> Option<&Cors> {
+        self.cors.as_deref()
     }
 
     /// Maps one kind to a status by name, whatever the profile says.

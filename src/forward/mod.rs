@@ -169,6 +169,11 @@ pub async fn handle(
         uri: parts.uri.clone(),
         version: parts.version,
         accept: parts.headers.get(http::header::ACCEPT).cloned(),
+        origin: route
+            .settings
+            .policy
+            .cors()
+            .and_then(|_| parts.headers.get(http::header::ORIGIN).cloned()),
         started: Instant::now(),
         protocol: match (&offer, &grpc) {
             (Some(_), _) => Protocol::Websocket,

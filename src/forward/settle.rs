@@ -48,6 +48,8 @@ pub struct Subject {
     pub version: Version,
     /// What the client prefers to read.
     pub accept: Option<HeaderValue>,
+    /// Whose script asks, on routes that say which may.
+    pub origin: Option<HeaderValue>,
     /// When its head was complete.
     pub started: Instant,
     /// What the client speaks.
@@ -98,7 +100,10 @@ impl Held {
         let id = subject.id.as_str();
         let answer = match &subject.grpc {
             Some(content_type) => render::grpc(&failure, id, content_type),
-            None => render::http(&failure, decision, id, accept(&subject).as_deref()),
+            None => {
+                let (templates, accept) = (policy(&subject).templates(), accept(&subject));
+                render::http_from(templates, &failure, decision, id, accept.as_deref())
+            }
         };
         let sent = Sent { status: Some(answer.status.as_u16()), close_code: None };
         settle(&subject, failure, Outcome::Normalized, &sent);
@@ -252,7 +257,10 @@ fn gone(subject: &Subject, committed: Option<u16>) {
     ended(subject, committed.unwrap_or(499));
 }
 
-fn reply(subject: &Subject, answer: Answer) -> Response<Content> {
+fn reply(subject: &Subject, mut answer: Answer) -> Response<Content> {
+    if let Some(cors) = policy(subject).cors() {
+        cors.allow(&mut answer, subject.origin.as_ref());
+    }
     let status = answer.status.as_u16();
     let response = if subject.method == Method::HEAD {
         // RFC 9110 §9.3.2: the fields of the answer without its content.

@@ -12,6 +12,7 @@
 )]
 
 mod again;
+mod answers;
 mod extended_connect;
 mod faults;
 mod grpc;

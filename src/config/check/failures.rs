@@ -7,10 +7,13 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::super::diagnostic::{Problem, nearest};
 use super::super::model::{Hold, MediaPattern};
+use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
-use super::{plain_name, to_usize, wrong};
+use super::{Base, plain_name, rendering, to_usize, wrong};
 use crate::failure::Kind;
 use crate::failure::policy::{AppErrors, DependencyRule, Policy, Profile};
+use crate::failure::render::cors::Cors;
+use crate::failure::render::template::Templates;
 
 /// Largest compiled pattern in bytes: rules run on every error answer.
 const PATTERN_BYTES: usize = 1024 * 1024;
@@ -24,6 +27,8 @@ pub(super) struct Settings {
     pub(super) hold: Hold,
     pub(super) sse_event: bool,
     dependencies: Arc<[DependencyRule]>,
+    templates: Arc<Templates>,
+    cors: Option<Arc<Cors>>,
 }
 
 impl Settings {
@@ -32,14 +37,14 @@ impl Settings {
         for (kind, status) in &self.kinds {
             policy.map(*kind, *status);
         }
-        Arc::new(policy)
+        Arc::new(policy.answering(Arc::clone(&self.templates), self.cors.clone()))
     }
 }
 
 const PROFILES: &[&str] = &["internal", "gateway"];
 const APP_ERRORS: &[&str] = &["replace", "scrub", "pass"];
 
-pub(super) fn global(root: &Scope<'_>) -> Settings {
+pub(super) fn global(root: &Scope<'_>, place: Base<'_>) -> Settings {
     let section =
         root.section("failures", "How failures are answered, unless a route says otherwise.");
     let base = Settings {
@@ -49,23 +54,25 @@ pub(super) fn global(root: &Scope<'_>) -> Settings {
         hold: Hold::default(),
         sse_event: false,
         dependencies: Arc::new([]),
+        templates: Arc::default(),
+        cors: None,
     };
-    let mut settings = answers(&section, &base);
+    let mut settings = answers(&section, &base, place);
     settings.hold = hold(&section, &base.hold);
     settings.dependencies = dependencies(&section).into();
     section.finish();
     settings
 }
 
-pub(super) fn of_route(route: &Scope<'_>, global: &Settings) -> Settings {
+pub(super) fn of_route(route: &Scope<'_>, global: &Settings, place: Base<'_>) -> Settings {
     let section = route.section("failures", "What this route answers otherwise.");
-    let mut settings = answers(&section, global);
+    let mut settings = answers(&section, global, place);
     section.finish();
     settings.hold = hold(route, &global.hold);
     settings
 }
 
-fn answers(section: &Scope<'_>, base: &Settings) -> Settings {
+fn answers(section: &Scope<'_>, base: &Settings, place: Base<'_>) -> Settings {
     let profile = section.word(
         "profile",
         PROFILES,
@@ -96,15 +103,7 @@ fn answers(section: &Scope<'_>, base: &Settings) -> Settings {
                 kinds.push((kind, u16::try_from(status).unwrap_or(500)));
             }
             None if scope.is_describing() => {}
-            None => {
-                let names = Kind::ALL.iter().map(|kind| kind.name());
-                let remedy = match nearest(&name.text, names) {
-                    Some(meant) => format!("did you mean `{meant}`?"),
-                    None => "the README lists every kind".to_owned(),
-                };
-                let message = format!("no kind is named `{}`", name.text);
-                scope.problem(Problem::new(name.span, &message).remedy(&remedy));
-            }
+            None => unknown_kind(&scope, &name.text, name.span),
         }
         scope.finish();
     }
@@ -117,8 +116,22 @@ fn answers(section: &Scope<'_>, base: &Settings) -> Settings {
         },
         kinds,
         sse_event,
+        templates: rendering::templates(section, place)
+            .map_or_else(|| Arc::clone(&base.templates), Arc::new),
+        cors: rendering::cors(section)
+            .map_or_else(|| base.cors.clone(), |cors| Some(Arc::new(cors))),
         ..base.clone()
     }
+}
+
+/// Tells that there is no such kind, and which may be meant.
+pub(super) fn unknown_kind(scope: &Scope<'_>, name: &str, span: Span) {
+    let remedy = match nearest(name, Kind::ALL.iter().map(|kind| kind.name())) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => "the README lists every kind".to_owned(),
+    };
+    let message = format!("no kind is named `{name}`");
+    scope.problem(Problem::new(span, &message).remedy(&remedy));
 }
 
 fn hold(section: &Scope<'_>, base: &Hold) -> Hold {

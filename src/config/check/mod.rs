@@ -6,6 +6,7 @@
 mod failures;
 mod listener;
 mod rehearsal;
+mod rendering;
 mod route;
 mod upstream;
 
@@ -33,9 +34,9 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let listeners = listener::listeners(&root, base);
     let admin = admin(&root);
     let upstreams = upstream::upstreams(&root, base);
-    let failures = failures::global(&root);
+    let failures = failures::global(&root, base);
     let secret = rehearsal::secret(&root, base);
-    let routes = route::routes(&root, &upstreams, &failures, secret.as_ref());
+    let routes = route::routes(&root, &upstreams, &failures, secret.as_ref(), base);
     let mut websocket = websocket(&root);
     let clients = clients(&root);
     let forwarded = forwarded(&root);

@@ -7,13 +7,14 @@ use super::super::model::{HostPattern, PathPattern, Route};
 use super::super::scope::Scope;
 use super::failures::{self, Settings};
 use super::upstream::{self, Known};
-use super::{plain_name, wrong};
+use super::{Base, plain_name, wrong};
 
 pub(super) fn routes(
     root: &Scope<'_>,
     upstreams: &[Known],
     global: &Settings,
     secret: Option<&Arc<str>>,
+    base: Base<'_>,
 ) -> Vec<Arc<Route>> {
     let mut routes: Vec<Arc<Route>> = Vec::new();
     let meaning = "Which requests go where; the most specific route wins, whatever the order.";
@@ -26,7 +27,7 @@ pub(super) fn routes(
         let path = section.text("path", "path", None, meaning);
         let meaning = "The name of the upstream that serves it.";
         let target = section.required_text("upstream", "name", meaning);
-        let settings = failures::of_route(&section, global);
+        let settings = failures::of_route(&section, global, base);
         let meaning =
             "The largest request content; unlimited if not set, since content is streamed.";
         let request_body_bytes = section.optional_size("request_body", None, 0, meaning);

@@ -12,6 +12,7 @@ use super::super::{ClientFailure, Failure, Kind};
 use super::accept::{self, MediaType};
 use super::content::{self, Page};
 use super::jitter;
+use super::template::Templates;
 
 pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -75,6 +76,31 @@ pub fn http(
     let wait = kept.or_else(|| waiting_helps(kind).then(|| wait_seconds(request_id)));
     if let Some(value) = wait {
         answer.fields.push((RETRY_AFTER, value));
+    }
+    answer
+}
+
+/// The same, with the body of the template that is for it, if there is one.
+#[must_use]
+pub fn http_from(
+    templates: &Templates,
+    failure: &Failure,
+    decision: Decision,
+    request_id: &str,
+    accept: Option<&[u8]>,
+) -> Answer {
+    let mut answer = http(failure, decision, request_id, accept);
+    if templates.is_empty() {
+        return answer;
+    }
+    let retry_after = answer.field(&RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let (class, status) = (accept::choose(accept), answer.status.as_u16());
+    let body = templates.body(class, failure.kind(), status, request_id, retry_after);
+    if let Some((content_type, body)) = body {
+        answer.fields.retain(|(name, _)| *name != CONTENT_TYPE && *name != CONTENT_LENGTH);
+        answer.fields.push((CONTENT_TYPE, content_type));
+        answer.fields.push((CONTENT_LENGTH, HeaderValue::from(body.len())));
+        answer.body = Bytes::from(body);
     }
     answer
 }

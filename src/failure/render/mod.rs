@@ -18,12 +18,14 @@
 
 pub mod accept;
 mod content;
+pub mod cors;
 mod grpc;
 mod http;
 mod sse;
+pub mod template;
 mod websocket;
 
-pub use self::http::{Answer, client, http, overload};
+pub use self::http::{Answer, client, http, http_from, overload};
 pub use grpc::{grpc, grpc_trailers, is_grpc};
 pub use sse::sse;
 pub use websocket::{CloseFrame, websocket};
