@@ -6,9 +6,11 @@
 //! leaves this floor is a [`Failure`].
 
 pub mod admission;
+pub mod balance;
 pub mod budget;
 pub mod connect;
 pub mod deadline;
+pub mod ejection;
 pub mod exchange;
 pub mod http1;
 pub mod http2;
@@ -18,11 +20,15 @@ pub mod tls;
 pub mod upload;
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use admission::{Admission, Place, Refused};
+use balance::{Picker, Plan};
 use budget::Budget;
 use connect::Target;
+use ejection::Roster;
 use http2::session::{Lease, Session, Sessions};
 use pool::{Connection, OpenCount, Pool, Ticket};
 use stream::Stream;
@@ -40,6 +46,8 @@ pub struct Shared {
     /// Resolved metric handles.
     pub metrics: UpstreamMetrics,
     targets: Vec<Target>,
+    plan: Plan,
+    roster: Roster,
     open: Arc<OpenCount>,
     admission: Arc<Admission>,
 }
@@ -66,7 +74,34 @@ impl Shared {
         let targets = targets.collect::<Result<_, TlsSettingsError>>()?;
         let limits = &settings.limits;
         let admission = Arc::new(Admission::new(limits.websockets, limits.handshakes));
-        Ok(Shared { settings, metrics, targets, open: Arc::default(), admission })
+        let plan = Plan::new(&settings.balance, &settings.endpoints);
+        let roster = Roster::new(&settings);
+        let open = Arc::default();
+        let shared = Shared { settings, metrics, targets, plan, roster, open, admission };
+        (0..shared.targets.len()).for_each(|endpoint| shared.tell_whether_up(endpoint));
+        Ok(shared)
+    }
+
+    /// Brings the gauge of the endpoint up to date.
+    fn tell_whether_up(&self, endpoint: usize) {
+        self.metrics.set_up(endpoint, self.roster.is_up(endpoint));
+    }
+
+    fn ejected(&self, endpoint: usize, time: Duration) {
+        self.metrics.ejected(endpoint);
+        self.tell_whether_up(endpoint);
+        let (upstream, endpoint) = (&*self.settings.name, self.label(endpoint));
+        tracing::warn!(upstream, endpoint, ?time, "an endpoint is ejected");
+    }
+
+    /// Forgets what is long over, and brings the gauges up to date.
+    pub fn sweep(&self) {
+        self.roster.tidy();
+        (0..self.targets.len()).for_each(|endpoint| self.tell_whether_up(endpoint));
+    }
+
+    fn label(&self, endpoint: usize) -> &str {
+        self.targets.get(endpoint).map_or("", |target| &*target.endpoint.label)
     }
 }
 
@@ -75,7 +110,7 @@ impl Shared {
 pub struct Upstream {
     shared: Arc<Shared>,
     endpoints: Vec<Endpoint>,
-    turn: Cell<usize>,
+    picker: Picker,
     budget: Budget,
 }
 
@@ -86,6 +121,28 @@ struct Endpoint {
     sessions: Sessions,
     /// What it spoke last: with `protocol: auto` that is known only after a handshake.
     speaks: Cell<Speaks>,
+    in_flight: Rc<Cell<usize>>,
+}
+
+/// A request or a WebSocket in flight at an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Rc<Cell<usize>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// What became of a request, as far as it speaks for or against the endpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'f> {
+    /// It was served.
+    Served,
+    /// The app said that it failed.
+    AppFailed,
+    /// It broke. Only failures of connection and protocol speak against the endpoint.
+    Broken(&'f Failure),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,10 +192,11 @@ impl Upstream {
                     Speaks::Http1
                 }
             }),
+            in_flight: Rc::default(),
         };
         let endpoints = shared.targets.iter().map(endpoint).collect();
         let budget = Budget::new(shared.settings.retry.budget_percent);
-        Upstream { shared, endpoints, turn: Cell::new(worker), budget }
+        Upstream { shared, endpoints, picker: Picker::new(worker), budget }
     }
 
     /// The settings.
@@ -153,19 +211,48 @@ impl Upstream {
         &self.shared.metrics
     }
 
-    /// The endpoint whose turn it is.
-    #[must_use]
-    pub fn pick(&self) -> EndpointIndex {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        EndpointIndex(turn % self.endpoints.len().max(1))
+    /// The endpoint for a request with this key, if it has one.
+    ///
+    /// # Errors
+    /// If all endpoints fail their health checks.
+    pub fn pick(&self, key: Option<u64>) -> Result<EndpointIndex, Failure> {
+        let Shared { plan, roster, settings, .. } = &*self.shared;
+        let view = roster.view();
+        let load = |at: usize| self.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
+        let picked = self.picker.pick(plan, key, |endpoint| view.share(endpoint), load);
+        picked.map(EndpointIndex).ok_or_else(|| {
+            Failure::new(Kind::DestinationUnavailable, Phase::Connect).at_upstream(&settings.name)
+        })
     }
 
     /// The endpoint to try after this one, if there is another.
     #[must_use]
     pub fn after(&self, endpoint: EndpointIndex) -> Option<EndpointIndex> {
-        let next = (endpoint.0 + 1) % self.endpoints.len().max(1);
-        (next != endpoint.0).then_some(EndpointIndex(next))
+        self.shared.roster.view().other_than(endpoint.0).map(EndpointIndex)
+    }
+
+    /// Counts one more request at the endpoint as in flight.
+    #[must_use]
+    pub fn begin(&self, endpoint: EndpointIndex) -> Option<InFlight> {
+        let in_flight = &self.endpoints.get(endpoint.0)?.in_flight;
+        in_flight.set(in_flight.get() + 1);
+        Some(InFlight(Rc::clone(in_flight)))
+    }
+
+    /// Takes note of what became of a request at the endpoint.
+    pub fn report(&self, endpoint: EndpointIndex, outcome: Outcome<'_>) {
+        let Shared { roster, settings, .. } = &*self.shared;
+        let failed = match outcome {
+            Outcome::Served => false,
+            Outcome::AppFailed => settings.ejection.count_app_errors,
+            Outcome::Broken(failure) if ejection::blames_endpoint(failure) => true,
+            Outcome::Broken(_) => return,
+        };
+        if !failed {
+            roster.succeeded(endpoint.0);
+        } else if let Some(time) = roster.failed(endpoint.0) {
+            self.shared.ejected(endpoint.0, time);
+        }
     }
 
     /// What may be spent on retries.
@@ -264,6 +351,8 @@ impl Upstream {
         };
         let result = target.connect(&settings.timeouts, purpose).await;
         metrics.connected(index.0, result.is_ok());
+        self.shared.roster.connected(index.0, result.is_ok());
+        self.shared.tell_whether_up(index.0);
         Ok((result?, ticket))
     }
 
@@ -296,6 +385,7 @@ impl Upstream {
 
     /// Closes idle connections that are too old or were closed by the upstream.
     pub fn sweep(&self) {
+        self.shared.sweep();
         for endpoint in &self.endpoints {
             endpoint.pool.sweep();
             endpoint.sessions.sweep();

@@ -21,4 +21,5 @@ mod limits;
 mod rehearsal;
 mod sse;
 mod support;
+mod survive;
 mod websocket;

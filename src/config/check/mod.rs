@@ -7,6 +7,7 @@ mod failures;
 mod listener;
 mod rehearsal;
 mod route;
+mod survive;
 mod upstream;
 
 use std::path::Path;
