@@ -121,6 +121,20 @@ pub struct Endpoint {
     pub weight: u32,
 }
 
+impl Endpoint {
+    /// `host:port`, without the port if it is the scheme's own (RFC 9110 §7.2).
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let usual = match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        };
+        let colons = self.host.contains(':');
+        let host = if colons { format!("[{}]", self.host) } else { self.host.to_string() };
+        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
 /// The scheme of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

@@ -435,7 +435,8 @@ impl<'c> Scope<'c> {
         let node = self.ask(key, Shape::TextsOrSections(form), None, meaning, required);
         let path = format!("{}[]", self.child_path(key));
         let Some(node) = node else {
-            let described = self.describing.then(|| Ok(Self::virtual_at(path, self.collected, true)));
+            let described =
+                self.describing.then(|| Ok(Self::virtual_at(path, self.collected, true)));
             return described.into_iter().collect();
         };
         let Value::List(items) = &node.value else {

@@ -207,9 +207,7 @@ impl Attempts<'_> {
             terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
         }
         match hold::hold(&mut exchange, terms).await {
-            Ok(content) => {
-                Ok(Answered { exchange, head, content, judgement, endpoint, in_flight })
-            }
+            Ok(content) => Ok(Answered { exchange, head, content, judgement, endpoint, in_flight }),
             Err(broken) => Err(trouble(broken, &exchange)),
         }
     }

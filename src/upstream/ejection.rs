@@ -175,6 +175,7 @@ impl Roster {
             standing.failures.store(0, Relaxed);
             standing.ejections.store(0, Relaxed);
             standing.until.store(0, Relaxed);
+            standing.unreachable.store(false, Relaxed);
             standing.back_since.store(self.now(), Relaxed);
         }
     }

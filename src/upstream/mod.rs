@@ -12,6 +12,7 @@ pub mod connect;
 pub mod deadline;
 pub mod ejection;
 pub mod exchange;
+pub mod health;
 pub mod http1;
 pub mod http2;
 pub mod pool;
@@ -92,6 +93,19 @@ impl Shared {
         self.tell_whether_up(endpoint);
         let (upstream, endpoint) = (&*self.settings.name, self.label(endpoint));
         tracing::warn!(upstream, endpoint, ?time, "an endpoint is ejected");
+    }
+
+    /// The endpoint's health checks have come to a result.
+    fn checked(&self, endpoint: usize, up: bool, why: Option<health::Unwell>) {
+        self.roster.set_down(endpoint, !up);
+        self.tell_whether_up(endpoint);
+        let (upstream, label) = (&*self.settings.name, self.label(endpoint));
+        match why {
+            None => tracing::info!(upstream, endpoint = label, "an endpoint passes its checks"),
+            Some(why) => {
+                tracing::warn!(upstream, endpoint = label, %why, "an endpoint fails its checks");
+            }
+        }
     }
 
     /// Forgets what is long over, and brings the gauges up to date.
@@ -176,6 +190,27 @@ pub enum Need {
     Upgrade,
 }
 
+/// Checks the health of every endpoint, on this worker, until the guard is dropped.
+#[must_use]
+pub fn watch_health(upstreams: &[Arc<Shared>]) -> Watching {
+    let checked = upstreams.iter().filter(|shared| shared.settings.health.is_some());
+    let tasks = checked.flat_map(|shared| {
+        (0..shared.targets.len())
+            .map(|endpoint| tokio::task::spawn_local(health::watch(Arc::clone(shared), endpoint)))
+    });
+    Watching(tasks.collect())
+}
+
+/// The health checks of a worker; they end when this is dropped.
+#[derive(Debug)]
+pub struct Watching(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
 impl Upstream {
     /// A view for the worker with this number; workers start their rounds at different endpoints.
     #[must_use]
@@ -218,7 +253,8 @@ impl Upstream {
     pub fn pick(&self, key: Option<u64>) -> Result<EndpointIndex, Failure> {
         let Shared { plan, roster, settings, .. } = &*self.shared;
         let view = roster.view();
-        let load = |at: usize| self.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
+        let load =
+            |at: usize| self.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
         let picked = self.picker.pick(plan, key, |endpoint| view.share(endpoint), load);
         picked.map(EndpointIndex).ok_or_else(|| {
             Failure::new(Kind::DestinationUnavailable, Phase::Connect).at_upstream(&settings.name)

@@ -76,6 +76,13 @@ impl Ticket {
         Some(Ticket { open: Arc::clone(open), gauges: gauges.clone(), idle: false, left: false })
     }
 
+    /// A connection that no limit counts: a health check's.
+    #[must_use]
+    pub fn beside(gauges: &ConnectionGauges) -> Self {
+        gauges.active.inc();
+        Ticket { open: Arc::default(), gauges: gauges.clone(), idle: false, left: true }
+    }
+
     /// Gives the place back early: the connection has become something that is counted elsewhere.
     fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {

@@ -25,6 +25,11 @@ impl Nobody {
     fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
+
+    /// From now on the kernel accepts connections.
+    fn arise(&self) {
+        self.0.listen(64).unwrap();
+    }
 }
 
 fn urls(addresses: &[SocketAddr]) -> String {
@@ -203,11 +208,8 @@ fn the_endpoint_that_is_slow_gets_what_it_can_do_and_no_more() {
 #[test]
 fn weights_divide_the_requests() {
     let (light, heavy) = (Upstream::healthy(), Upstream::healthy());
-    let endpoints = format!(
-        "'http://{}', {{ url: 'http://{}', weight: 3 }}",
-        light.address(),
-        heavy.address()
-    );
+    let endpoints =
+        format!("'http://{}', {{ url: 'http://{}', weight: 3 }}", light.address(), heavy.address());
     let seawall = Seawall::at(&endpoints, "");
     for _ in 0..40 {
         get(&seawall, &light);
@@ -215,3 +217,88 @@ fn weights_divide_the_requests() {
     assert_eq!((light.requests().len(), heavy.requests().len()), (10, 30));
 }
 
+/// Short checks, so that the tests are short.
+const CHECKS: &str = "interval: 50ms, timeout: 500ms, healthy: 2, unhealthy: 2";
+
+fn is_up(seawall: &Seawall, endpoint: SocketAddr) -> bool {
+    cell(seawall, "seawall_endpoint_up", endpoint, "") == 1
+}
+
+#[test]
+fn a_health_check_takes_an_endpoint_out_and_brings_it_back() {
+    let sick = |answer: &'static str| Script::read_head().write(answer).fin();
+    let unavailable = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+    let other = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother";
+    // Unwell in every way a check can find, and then well.
+    let scripts = [sick(unavailable), sick(other), sick("garbage\r\n"), Script::default().reset()];
+    let (first, second) = (Upstream::playing(scripts), Upstream::healthy());
+    let settings = format!("health: {{ path: /healthz, body: '^all', {CHECKS} }}, slow_start: 0s");
+    let seawall = Seawall::at(&urls(&[first.address(), second.address()]), &settings);
+    seawall.until("it is out", |seawall| (!is_up(seawall, first.address())).then_some(()));
+    for _ in 0..10 {
+        assert_eq!(get(&seawall, &second).status, 200);
+    }
+    let check = |head: &&String| head.starts_with("GET /healthz HTTP/1.1\r\n");
+    let ours = |upstream: &Upstream| upstream.requests().iter().filter(|head| !check(head)).count();
+    assert!(first.requests().iter().any(|head| check(&head)));
+    assert_eq!((ours(&first), ours(&second)), (0, 10));
+    seawall.until("it is in again", |seawall| is_up(seawall, first.address()).then_some(()));
+    for _ in 0..10 {
+        assert_eq!(get(&seawall, &second).status, 200);
+    }
+    assert_eq!((ours(&first), ours(&second)), (5, 15));
+    let failed =
+        cell(&seawall, "seawall_health_checks_total", first.address(), "result=\"failed\"");
+    assert_eq!(failed, 4);
+    assert!(seawall.cells("seawall_failures_total").is_empty(), "a check is nobody's request");
+}
+
+#[test]
+fn when_all_fail_their_checks_requests_are_answered_at_once_until_one_passes() {
+    let (one, two) = (Nobody::new(), Nobody::new());
+    let settings = format!("health: {{ tcp: true, {CHECKS} }}, slow_start: 0s");
+    let seawall = Seawall::at(&urls(&[one.address(), two.address()]), &settings);
+    let upstream = Upstream::healthy();
+    seawall.until("both are out", |seawall| {
+        (!is_up(seawall, one.address()) && !is_up(seawall, two.address())).then_some(())
+    });
+    let connects = seawall.cells("seawall_connects_total");
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    let mut fastest = std::time::Duration::MAX;
+    for _ in 0..20 {
+        let asked = tokio::time::Instant::now();
+        let seen = client.exchange(&Request::get(), upstream.gate());
+        fastest = fastest.min(asked.elapsed());
+        assert_eq!((seen.status, seen.end), (500, End::Complete));
+        assert_eq!(seen.field("proxy-status"), Some("seawall;error=destination_unavailable"));
+        let wait: u64 = seen.field("retry-after").unwrap().parse().unwrap();
+        assert!((1..60).contains(&wait), "{wait}");
+    }
+    assert!(fastest < std::time::Duration::from_millis(5), "{fastest:?}");
+    assert_eq!(seawall.cells("seawall_connects_total"), connects, "nobody was asked");
+    one.arise();
+    seawall.until("it is in again", |seawall| is_up(seawall, one.address()).then_some(()));
+}
+
+#[test]
+fn endpoints_get_nothing_before_their_first_check_where_it_says_so() {
+    let upstream = Upstream::healthy();
+    let settings = format!("health: {{ path: /, initial: unhealthy, {CHECKS} }}, slow_start: 0s");
+    let seawall = Seawall::at(&urls(&[upstream.address()]), &settings);
+    seawall.until("one check is enough then", |seawall| {
+        is_up(seawall, upstream.address()).then_some(())
+    });
+    assert_eq!(get(&seawall, &upstream).status, 200);
+    let checks = cell(&seawall, "seawall_health_checks_total", upstream.address(), "\"ok\"");
+    assert!(checks >= 1);
+}
+
+#[test]
+fn an_http2_upstream_is_checked_over_http2() {
+    let upstream = Upstream::healthy();
+    let settings =
+        format!("protocol: http2, health: {{ path: /, initial: unhealthy, body: well, {CHECKS} }}");
+    let seawall = Seawall::at(&urls(&[upstream.address()]), &settings);
+    seawall.until("it passes", |seawall| is_up(seawall, upstream.address()).then_some(()));
+    assert!(upstream.requests()[0].starts_with("HTTP/2 "), "{:?}", upstream.requests());
+}

@@ -31,7 +31,8 @@ pub(super) fn balance(upstream: &Scope<'_>) -> Balance {
 }
 
 fn hash_key(upstream: &Scope<'_>) -> Option<HashKey> {
-    let meaning = "What decides with `balance: hash`: one of these. Requests without it go in turn.";
+    let meaning =
+        "What decides with `balance: hash`: one of these. Requests without it go in turn.";
     let section = upstream.optional_section("hash", meaning)?;
     let field = section.text("field", "field name", None, "The value of this field.");
     let field = field.and_then(|found| failures::field_name(&section, &found));

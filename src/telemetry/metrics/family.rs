@@ -100,6 +100,9 @@ families! {
     ENDPOINT_EJECTIONS, "seawall_endpoint_ejections_total", Counter,
         ["upstream", "endpoint"],
         "How often the endpoint was left out for a while because it had failed again and again.";
+    HEALTH_CHECKS, "seawall_health_checks_total", Counter,
+        ["upstream", "endpoint", "result"],
+        "Health checks of endpoints, ok or failed.";
     CLIENT_CONNECTIONS, "seawall_client_connections", Gauge,
         [],
         "Open connections of clients.";

@@ -57,6 +57,7 @@ pub struct Metrics {
     connects: IntCounterVec,
     endpoint_up: IntGaugeVec,
     endpoint_ejections: IntCounterVec,
+    health_checks: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
 }
@@ -136,6 +137,7 @@ impl Metrics {
             upstream_connections: make.gauge(&family::UPSTREAM_CONNECTIONS)?,
             connects: make.counter(&family::CONNECTS)?,
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
+            health_checks: make.counter(&family::HEALTH_CHECKS)?,
             endpoint_ejections: make.counter(&family::ENDPOINT_EJECTIONS)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
@@ -197,7 +199,15 @@ impl Metrics {
             let up = self.endpoint_up.with_label_values(&[name, endpoint]);
             up.set(1);
             let ejections = self.endpoint_ejections.with_label_values(&[name, endpoint]);
-            EndpointHandles { connected: connect("ok"), failed: connect("failed"), up, ejections }
+            let check = |result| self.health_checks.with_label_values(&[name, endpoint, result]);
+            EndpointHandles {
+                connected: connect("ok"),
+                failed: connect("failed"),
+                up,
+                ejections,
+                passed_check: check("ok"),
+                failed_check: check("failed"),
+            }
         });
         UpstreamMetrics(Arc::new(UpstreamHandles {
             name: name.to_owned(),
@@ -369,6 +379,8 @@ struct EndpointHandles {
     failed: IntCounter,
     up: IntGauge,
     ejections: IntCounter,
+    passed_check: IntCounter,
+    failed_check: IntCounter,
 }
 
 /// Open connections to an upstream.
@@ -404,6 +416,13 @@ impl UpstreamMetrics {
     pub fn set_up(&self, endpoint: usize, up: bool) {
         if let Some(handles) = self.0.endpoints.get(endpoint) {
             handles.up.set(i64::from(up));
+        }
+    }
+
+    /// A health check of the endpoint has ended.
+    pub fn checked(&self, endpoint: usize, ok: bool) {
+        if let Some(handles) = self.0.endpoints.get(endpoint) {
+            if ok { &handles.passed_check } else { &handles.failed_check }.inc();
         }
     }
 

@@ -122,6 +122,9 @@ fn a_new_endpoint_takes_its_part_and_few_keys_move_between_the_others() {
 }
 
 proptest! {
+    // Each case fills a table, which takes a debug build a moment.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn only_endpoints_with_a_share_are_picked_and_one_is_whenever_there_is_one(
         weights in proptest::collection::vec(1_u32..20, 1..8),
