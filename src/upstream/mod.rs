@@ -15,6 +15,7 @@ pub mod exchange;
 pub mod health;
 pub mod http1;
 pub mod http2;
+pub mod pending;
 pub mod pool;
 pub mod stream;
 pub mod tls;
@@ -31,6 +32,7 @@ use budget::Budget;
 use connect::Target;
 use ejection::Roster;
 use http2::session::{Lease, Session, Sessions};
+use pending::Pending;
 use pool::{Connection, OpenCount, Pool, Ticket};
 use stream::Stream;
 use tls::{Purpose, Tls, TlsSettingsError};
@@ -126,6 +128,7 @@ pub struct Upstream {
     endpoints: Vec<Endpoint>,
     picker: Picker,
     budget: Budget,
+    pending: Pending,
 }
 
 /// One worker's connections to an endpoint.
@@ -157,6 +160,14 @@ pub enum Outcome<'f> {
     AppFailed,
     /// It broke. Only failures of connection and protocol speak against the endpoint.
     Broken(&'f Failure),
+}
+
+/// What a request finds that needs a connection of its own.
+enum Room {
+    /// An idle connection.
+    Taken(Connection),
+    /// A place for a new one.
+    Free(Ticket),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,7 +242,9 @@ impl Upstream {
         };
         let endpoints = shared.targets.iter().map(endpoint).collect();
         let budget = Budget::new(shared.settings.retry.budget_percent);
-        Upstream { shared, endpoints, picker: Picker::new(worker), budget }
+        let open = Arc::clone(&shared.open);
+        let pending = Pending::new(limits.pending, limits.pending_time, open);
+        Upstream { shared, endpoints, picker: Picker::new(worker), budget, pending }
     }
 
     /// The settings.
@@ -317,6 +330,7 @@ impl Upstream {
             return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
         };
         if need == Need::Any
+            && self.pending.is_empty()
             && endpoint.speaks.get() != Speaks::Http2
             && let Some(connection) = endpoint.pool.take()
         {
@@ -325,9 +339,12 @@ impl Upstream {
         // Boxed, because a request on an idle connection shall not carry the room for a handshake.
         let link = Box::pin(async {
             match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade).await,
-                (Need::Any | Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(index, Purpose::Requests).await
+                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade, None).await,
+                (Need::Any, Speaks::Http1) => {
+                    self.open_http1(index, Purpose::Requests, Some(&endpoint.pool)).await
+                }
+                (Need::Fresh, Speaks::Http1) => {
+                    self.open_http1(index, Purpose::Requests, None).await
                 }
                 (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
                     self.join(index, endpoint).await
@@ -337,9 +354,30 @@ impl Upstream {
         link.await.map_err(|failure| self.place(index, failure))
     }
 
-    async fn open_http1(&self, index: EndpointIndex, purpose: Purpose) -> Result<Link, Failure> {
-        let (stream, ticket) = self.open(index, purpose).await?;
+    /// A new connection, or an idle one of this pool that comes back while there is no room.
+    async fn open_http1(
+        &self,
+        index: EndpointIndex,
+        purpose: Purpose,
+        pool: Option<&Pool>,
+    ) -> Result<Link, Failure> {
+        let room = self.pending.wait(|| match pool.and_then(Pool::take) {
+            Some(connection) => Some(Room::Taken(connection)),
+            None => self.make_room().map(Room::Free),
+        });
+        let ticket = match room.await? {
+            Room::Taken(connection) => return Ok(Link::Http1(connection)),
+            Room::Free(ticket) => ticket,
+        };
+        let stream = self.connect(index, purpose).await?;
         Ok(Link::Http1(Connection::new(stream, ticket)))
+    }
+
+    /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
+    fn make_room(&self) -> Option<Ticket> {
+        let Shared { settings, metrics, open, .. } = &*self.shared;
+        Ticket::take(open, settings.limits.connections, metrics.connections())
+            .or_else(|| self.endpoints.iter().find_map(|endpoint| endpoint.pool.evict()))
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
@@ -371,25 +409,29 @@ impl Upstream {
         }
     }
 
+    /// A new connection. It does not wait for room: on a shared connection many requests have
+    /// their places, and these come back without it.
     async fn open(
         &self,
         index: EndpointIndex,
         purpose: Purpose,
     ) -> Result<(Stream, Ticket), Failure> {
-        let settings = &self.shared.settings;
-        let metrics = &self.shared.metrics;
-        let Some(target) = self.shared.targets.get(index.0) else {
-            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
-        };
-        let limit = settings.limits.connections;
-        let Some(ticket) = Ticket::take(&self.shared.open, limit, metrics.connections()) else {
+        let Some(ticket) = self.make_room() else {
             return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
+        };
+        Ok((self.connect(index, purpose).await?, ticket))
+    }
+
+    async fn connect(&self, index: EndpointIndex, purpose: Purpose) -> Result<Stream, Failure> {
+        let Shared { settings, metrics, roster, targets, .. } = &*self.shared;
+        let Some(target) = targets.get(index.0) else {
+            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
         };
         let result = target.connect(&settings.timeouts, purpose).await;
         metrics.connected(index.0, result.is_ok());
-        self.shared.roster.connected(index.0, result.is_ok());
+        roster.connected(index.0, result.is_ok());
         self.shared.tell_whether_up(index.0);
-        Ok((result?, ticket))
+        result
     }
 
     /// A place for one more WebSocket.
@@ -405,8 +447,14 @@ impl Upstream {
 
     /// Keeps a connection for the next request.
     pub fn give_back(&self, endpoint: EndpointIndex, connection: Connection) {
-        if let Some(endpoint) = self.endpoints.get(endpoint.0) {
-            endpoint.pool.put(connection);
+        if self.pending.is_for_others() {
+            // Closed, so that the request on another worker can open one.
+            return;
+        }
+        if let Some(endpoint) = self.endpoints.get(endpoint.0)
+            && endpoint.pool.put(connection)
+        {
+            self.pending.returned();
         }
     }
 

@@ -169,7 +169,8 @@ fn requests_with_the_same_key_go_to_the_same_endpoint_and_move_only_if_it_is_out
     for (before, after) in before.iter().zip(&after) {
         assert!(before == after || *before == gone, "{before} moved to {after}");
     }
-    assert_eq!(failed_connects(&seawall, gone), 1);
+    // Refused, or reset if it was just about to go: one of them, and nothing more is sent there.
+    assert_eq!(cell(&seawall, "seawall_endpoint_ejections_total", gone, ""), 1);
     let moved: std::collections::BTreeSet<_> =
         before.iter().zip(&after).filter(|(old, _)| **old == gone).map(|(_, new)| new).collect();
     assert!(moved.len() > 1, "its keys are spread over all others");
@@ -301,4 +302,67 @@ fn an_http2_upstream_is_checked_over_http2() {
     let seawall = Seawall::at(&urls(&[upstream.address()]), &settings);
     seawall.until("it passes", |seawall| is_up(seawall, upstream.address()).then_some(()));
     assert!(upstream.requests()[0].starts_with("HTTP/2 "), "{:?}", upstream.requests());
+}
+
+/// A connection to seawall with a GET on it whose answer is not read yet.
+fn asking(seawall: &Seawall, path: &str) -> crate::support::client::Http1 {
+    let mut client = crate::support::client::Http1::connect(seawall.address());
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    client
+}
+
+fn in_flight(seawall: &Seawall) -> u64 {
+    let metrics = seawall.metrics();
+    // The worker's thread may still be on its way.
+    let line = metrics.lines().find(|line| line.starts_with("seawall_requests_in_flight"));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+/// Asks once more, and waits until seawall has the request.
+fn one_more(seawall: &Seawall, path: &str) -> crate::support::client::Http1 {
+    let before = in_flight(seawall);
+    let client = asking(seawall, path);
+    seawall.until("it has arrived", |seawall| (in_flight(seawall) > before).then_some(()));
+    client
+}
+
+#[test]
+fn who_finds_no_connection_waits_for_one_to_come_back_and_one_too_many_is_refused() {
+    let ok = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{WELL}", WELL.len());
+    let script = || {
+        Script::read_head()
+            .until_client_saw_head()
+            .write(&ok)
+            .then(crate::support::script::Step::BeWell)
+    };
+    // Kept open, the connection serves those who wait; closed, another one is opened for them.
+    for settings in ["", ", idle_connections: 0"] {
+        let upstream = Upstream::playing([script()]);
+        let limits =
+            format!("limits: {{ connections: 1, pending: 2, pending_time: 20s{settings} }}");
+        let seawall = Seawall::before_with(&upstream, &limits);
+        let clients = ["/1", "/2", "/3"].map(|path| one_more(&seawall, path));
+        let mut refused = Client::connect(Version::Http1, seawall.address());
+        let seen = refused.exchange(&Request::get(), &Default::default());
+        assert_eq!((seen.status, seen.end), (500, End::Complete));
+        assert_eq!(seen.field("proxy-status"), Some("seawall;error=connection_limit_reached"));
+        upstream.gate().open();
+        for mut client in clients {
+            let seen = client.read(false, upstream.gate());
+            assert_eq!((seen.status, seen.text()), (200, WELL.to_owned()));
+        }
+        let paths: Vec<_> = upstream.requests().iter().map(|head| head[4..6].to_owned()).collect();
+        assert_eq!(paths, ["/1", "/2", "/3"], "first come, first served");
+    }
+}
+
+#[test]
+fn an_idle_connection_to_one_endpoint_makes_room_for_another() {
+    let upstreams = [Upstream::healthy(), Upstream::healthy()];
+    let addresses = upstreams.each_ref().map(Upstream::address);
+    let seawall = Seawall::at(&urls(&addresses), "limits: { connections: 1, pending: 0 }");
+    for _ in 0..6 {
+        assert_eq!(get(&seawall, &upstreams[0]).status, 200);
+    }
+    assert_eq!(upstreams.each_ref().map(|upstream| upstream.requests().len()), [3, 3]);
 }
