@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::model::{Config, HostPattern, PathPattern, UpstreamProtocol};
+use super::model::{
+    Balance, Config, HashKey, Health, HostPattern, PathPattern, Probe, UpstreamProtocol,
+};
 use super::units::{bytes_text, duration_text};
 
 impl Config {
@@ -18,8 +20,11 @@ impl Config {
         });
         let upstreams = self.upstreams.iter().map(|upstream| {
             let (timeouts, limits) = (&upstream.timeouts, &upstream.limits);
-            let endpoints: Vec<_> =
-                upstream.endpoints.iter().map(|e| e.label.to_string()).collect();
+            let endpoints: Vec<_> = upstream
+                .endpoints
+                .iter()
+                .map(|endpoint| json!({ "url": &*endpoint.label, "weight": endpoint.weight }))
+                .collect();
             let described = json!({
                 "endpoints": endpoints,
                 "protocol": match upstream.protocol {
@@ -37,6 +42,8 @@ impl Config {
                 },
                 "limits": {
                     "connections": limits.connections,
+                    "pending": limits.pending,
+                    "pending_time": duration_text(limits.pending_time),
                     "idle_connections": limits.idle_connections,
                     "head": bytes_text(limits.head_bytes as u64),
                     "field": bytes_text(limits.field_bytes as u64),
@@ -57,6 +64,16 @@ impl Config {
                     "replay": bytes_text(upstream.retry.replay_bytes as u64),
                     "idempotency_key": upstream.retry.idempotency_key,
                 },
+                "balance": balance(&upstream.balance),
+                "ejection": {
+                    "consecutive_failures": upstream.ejection.consecutive_failures,
+                    "base": duration_text(upstream.ejection.base),
+                    "max": duration_text(upstream.ejection.max),
+                    "max_percent": upstream.ejection.max_percent,
+                    "count_app_errors": upstream.ejection.count_app_errors,
+                },
+                "slow_start": duration_text(upstream.slow_start),
+                "health": upstream.health.as_ref().map(health),
                 "tls": {
                     "roots": if upstream.tls.roots.is_some() { "file" } else { "system" },
                     "certificate": upstream.tls.identity.as_ref().map(|_| "set"),
@@ -127,4 +144,33 @@ impl Config {
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
         })
     }
+}
+
+fn balance(balance: &Balance) -> Value {
+    match balance {
+        Balance::RoundRobin => json!("round_robin"),
+        Balance::LeastRequest => json!("least_request"),
+        Balance::Hash(HashKey::Field(name)) => json!({ "hash": { "field": name.as_str() } }),
+        Balance::Hash(HashKey::Cookie(name)) => json!({ "hash": { "cookie": &**name } }),
+        Balance::Hash(HashKey::Address) => json!({ "hash": { "address": true } }),
+    }
+}
+
+fn health(health: &Health) -> Value {
+    let probe = match &health.probe {
+        Probe::Tcp => json!("tcp"),
+        Probe::Http { path, statuses, body } => json!({
+            "path": &**path,
+            "status": statuses.iter().map(|(from, to)| format!("{from}-{to}")).collect::<Vec<_>>(),
+            "body": body.as_ref().map(|pattern| pattern.as_str()),
+        }),
+    };
+    json!({
+        "probe": probe,
+        "interval": duration_text(health.interval),
+        "timeout": duration_text(health.timeout),
+        "healthy": health.healthy,
+        "unhealthy": health.unhealthy,
+        "initial": if health.initially_up { "healthy" } else { "unhealthy" },
+    })
 }

@@ -11,6 +11,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::failure::policy::Policy;
 
+mod survive;
+pub use survive::{Balance, Ejection, HashKey, Health, Probe};
+
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -85,8 +88,22 @@ pub struct Upstream {
     pub limits: UpstreamLimits,
     /// When a request is sent again.
     pub retry: Retry,
+    /// How requests are spread over the endpoints.
+    pub balance: Balance,
+    /// When an endpoint that fails is left out for a while.
+    pub ejection: Ejection,
+    /// How long an endpoint that comes back takes to get its full share; zero is at once.
+    /// Default 10 s.
+    pub slow_start: Duration,
+    /// How endpoints are checked; `None` is not at all.
+    pub health: Option<Health>,
     /// TLS towards `https` endpoints.
     pub tls: UpstreamTls,
+}
+
+impl Upstream {
+    /// The default of [`Upstream::slow_start`].
+    pub const SLOW_START: Duration = Duration::from_secs(10);
 }
 
 /// One address of an upstream.
@@ -100,6 +117,22 @@ pub struct Endpoint {
     pub host: Arc<str>,
     /// The TCP port.
     pub port: u16,
+    /// Its share of the requests beside those of the others. Default 1.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// `host:port`, without the port if it is the scheme's own (RFC 9110 §7.2).
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let usual = match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        };
+        let colons = self.host.contains(':');
+        let host = if colons { format!("[{}]", self.host) } else { self.host.to_string() };
+        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+    }
 }
 
 /// The scheme of an endpoint.
@@ -158,6 +191,11 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
+    /// Requests of one worker that wait for a connection when there are as many as may be.
+    /// Default 1024.
+    pub pending: usize,
+    /// How long such a request waits. Default 1 s.
+    pub pending_time: Duration,
     /// Idle connections kept per worker and endpoint. Default 128.
     pub idle_connections: usize,
     /// Bytes of a response head, status line and fields together. Default 64 KiB.
@@ -186,6 +224,8 @@ impl Default for UpstreamLimits {
     fn default() -> Self {
         UpstreamLimits {
             connections: 1024,
+            pending: 1024,
+            pending_time: Duration::from_secs(1),
             idle_connections: 128,
             head_bytes: 64 * 1024,
             field_bytes: 32 * 1024,

@@ -70,6 +70,11 @@ fn value_of(settings: &[Setting], setting: &Setting) -> Value {
         Shape::Texts(_) => json!({
             "type": "array", "items": { "type": ["string", "integer"] },
         }),
+        Shape::TextsOrSections(_) => json!({
+            "type": "array", "items": {
+                "anyOf": [{ "type": "string" }, section_of(settings, &format!("{path}[]."))],
+            },
+        }),
         Shape::Named => json!({
             "type": "object",
             "additionalProperties": section_of(settings, &format!("{path}.*.")),
@@ -102,6 +107,7 @@ pub fn reference(settings: &[Setting]) -> String {
             Shape::Section => "section".to_owned(),
             Shape::Sections => "list of sections".to_owned(),
             Shape::Texts(form) => format!("list of: {form}"),
+            Shape::TextsOrSections(form) => format!("list of: {form}, or of sections"),
             Shape::Named => "named sections".to_owned(),
         };
         let default = match &setting.default {

@@ -35,6 +35,8 @@ pub enum Shape {
     Sections,
     /// A list of texts.
     Texts(&'static str),
+    /// A list of texts, each of which may be a section instead.
+    TextsOrSections(&'static str),
     /// Named sections.
     Named,
 }
@@ -420,6 +422,36 @@ impl<'c> Scope<'c> {
             self.problem(Problem::new(node.span, &format!("`{key}` is empty: {meaning}")));
         }
         items.iter().map(|item| Self::of(item, path.clone(), self.collected)).collect()
+    }
+
+    /// A list of texts or sections; a description has one section.
+    pub fn texts_or_sections(
+        &self,
+        key: &'static str,
+        form: &'static str,
+        required: bool,
+        meaning: &'static str,
+    ) -> Vec<Result<Scope<'c>, Found<String>>> {
+        let node = self.ask(key, Shape::TextsOrSections(form), None, meaning, required);
+        let path = format!("{}[]", self.child_path(key));
+        let Some(node) = node else {
+            let described =
+                self.describing.then(|| Ok(Self::virtual_at(path, self.collected, true)));
+            return described.into_iter().collect();
+        };
+        let Value::List(items) = &node.value else {
+            let message = format!("`{key}` must be a list");
+            self.problem(Problem::new(node.span, &message).remedy("write [one, two]"));
+            return Vec::new();
+        };
+        if items.is_empty() && required {
+            self.problem(Problem::new(node.span, &format!("`{key}` is empty: {meaning}")));
+        }
+        let read = |item: &Rc<Node>| match &item.value {
+            Value::Map(_) => Some(Ok(Self::of(item, path.clone(), self.collected))),
+            _ => self.read(key, item, |text| Ok(text.to_owned())).map(Err),
+        };
+        items.iter().filter_map(read).collect()
     }
 
     /// Named sections; a description has one named `*`.

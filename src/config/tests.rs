@@ -56,6 +56,16 @@ fn every_class_of_mistake_has_its_place_and_its_remedy() {
         ("drain: 30s", "drain: 30s\n  drain: 3s", "`drain` is set twice", "keep one"),
         ("filter: info", "filter: 'a=b=c'", "`filter` cannot be", "info"),
         ("workers: 2", "workers: none", "`workers` cannot be", "auto"),
+        ("weight: 3", "weight: 0", "`weight` cannot be \"0\"", "from 1 to 100"),
+        ("url: http", "uri: http", "has no setting `uri`", "did you mean `url`?"),
+        ("balance: hash", "balance: random", "`balance` cannot be", "least_request"),
+        ("balance: hash", "balance: round_robin", "`hash` is set", "remove `hash`"),
+        ("    hash: { cookie: user }\n", "", "`balance: hash` needs a key", "cookie: NAME"),
+        ("{ cookie: user }", "{ cookie: user, address: true }", "needs one key", "set one of"),
+        ("path: /healthz", "path: healthz", "`path` cannot be \"healthz\"", "/healthz"),
+        ("path: /healthz", "interval: 1s", "needs to know what to ask", "tcp: true"),
+        ("[200-299]", "[299-200]", "`status` cannot be \"299-200\"", "200-399"),
+        ("max_percent: 50", "max_percent: 101", "`max_percent` cannot be", "from 0 to 100"),
     ];
     let good = "\
 workers: 2
@@ -65,8 +75,13 @@ upstreams:
   app:
     endpoints:
       - http://10.0.0.1:3000
+      - { url: http://10.0.0.2:3000, weight: 3 }
     timeouts:
       head: 30s
+    balance: hash
+    hash: { cookie: user }
+    health: { path: /healthz, status: [200-299] }
+    ejection: { max_percent: 50 }
 routes:
   - path: /v1/*
     upstream: app

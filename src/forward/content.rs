@@ -20,7 +20,7 @@ use super::settle::Committed;
 use super::sse::Events;
 use crate::failure::rehearsal::Rehearsal;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
-use crate::upstream::{EndpointIndex, Upstream};
+use crate::upstream::{EndpointIndex, InFlight, Outcome, Upstream};
 
 /// Response content, of any origin.
 #[derive(Debug)]
@@ -90,11 +90,17 @@ pub struct Source {
     pub upstream: Rc<Upstream>,
     /// Which of its endpoints.
     pub endpoint: EndpointIndex,
+    /// The request counts as in flight there until its content is whole.
+    pub in_flight: Option<InFlight>,
+    /// What it says of the endpoint when the content is whole.
+    pub outcome: Outcome<'static>,
 }
 
 impl Source {
     /// Gives the connection back, if it can carry another request.
     pub fn finish(&mut self) {
+        self.in_flight = None;
+        self.upstream.report(self.endpoint, self.outcome);
         if let Some(connection) = self.exchange.take().and_then(Exchange::into_connection) {
             self.upstream.give_back(self.endpoint, connection);
         }
@@ -227,6 +233,10 @@ impl Relayed {
     /// Ends the response before its end, with a word on why if its protocol has one.
     fn abort(&mut self, broken: Broken) {
         self.source.exchange = None;
+        self.source.in_flight = None;
+        if let Broken::Upstream(failure) = &broken {
+            self.source.upstream.report(self.source.endpoint, Outcome::Broken(failure));
+        }
         self.ending = Ending::CutOff;
         let Some(committed) = self.committed.take() else { return };
         match broken {

@@ -17,6 +17,7 @@ use super::settle::Held;
 use super::sse::Events;
 use crate::failure::app::{self, Finding, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{Failure, Phase};
+use crate::upstream::Outcome;
 use crate::upstream::exchange::ResponseHead;
 
 /// Events up to this size pass whole even where nothing is held.
@@ -30,12 +31,9 @@ pub async fn respond(
     route: &super::Route,
     busy: Busy,
 ) -> Response<Content> {
-    let Answered { exchange, head, content, judgement, endpoint } = answered;
+    let Answered { exchange, head, content, judgement, endpoint, in_flight } = answered;
     let settings = &route.settings;
     client.withdraw_interim();
-    let mut source =
-        Source { exchange: Some(exchange), upstream: route.upstream.clone(), endpoint };
-
     let verdict = match judgement {
         Judgement::Known(verdict) => verdict,
         Judgement::Inspect => {
@@ -44,14 +42,26 @@ pub async fn respond(
             app::inspect(&settings.policy, status, &head.fields, &prefix, content.whole)
         }
     };
+    let mut source = Source {
+        exchange: Some(exchange),
+        upstream: route.upstream.clone(),
+        endpoint,
+        in_flight,
+        outcome: match &verdict {
+            Verdict::Healthy => Outcome::Served,
+            Verdict::Passed(_) | Verdict::Replace(_) => Outcome::AppFailed,
+        },
+    };
     match &verdict {
         Verdict::Healthy => {}
         Verdict::Passed(finding) => {
             held.passed(route.upstream.place(endpoint, told(finding, &head, &content)));
         }
         Verdict::Replace(finding) => {
-            if content.whole {
-                source.finish();
+            match content.whole {
+                true => source.finish(),
+                // The rest is not waited for.
+                false => source.upstream.report(endpoint, source.outcome),
             }
             return held.answer(route.upstream.place(endpoint, told(finding, &head, &content)));
         }

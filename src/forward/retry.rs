@@ -14,8 +14,10 @@
 //! All but the stale connection need an attempt and time that are left and the content (`replay`);
 //! what makes somebody work twice needs a withdrawal from the budget.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use http::header::COOKIE;
 use http::{HeaderName, Method, StatusCode, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -26,15 +28,17 @@ use super::replay::{Reader, Replay};
 use super::request::{self as rewrite, Extra};
 use super::settle::Held;
 use super::{Route, Worker};
+use crate::config::model::{Balance, HashKey};
 use crate::failure::app::{self, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{ClientFailure, Failure, Kind};
 use crate::telemetry::metrics::RetryResult;
 use crate::upstream::exchange::{
     Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
 };
-use crate::upstream::{EndpointIndex, Link, Need, http1, http2};
+use crate::upstream::{EndpointIndex, InFlight, Link, Need, Outcome, balance, http1, http2};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A request whose response has come: all of it, or as much as is held.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub struct Answered {
     pub judgement: Judgement,
     /// Who answered.
     pub endpoint: EndpointIndex,
+    /// The request counts as in flight there until this is dropped.
+    pub in_flight: Option<InFlight>,
 }
 
 /// A request without a response: whose failure, and what is left of the request content.
@@ -117,7 +123,12 @@ pub async fn send(
         started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
     upstream.budget().deposit();
-    let mut endpoint = upstream.pick();
+    let mut endpoint = match upstream.pick(key(route, outgoing)) {
+        Ok(endpoint) => endpoint,
+        Err(failure) => {
+            return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));
+        }
+    };
     let mut need = if outgoing.extra.upgrade { Need::Upgrade } else { Need::Any };
     let mut earlier: Option<Failure> = None;
     loop {
@@ -135,6 +146,7 @@ pub async fn send(
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
             Err(Trouble::Unreachable(failure)) => {
+                upstream.report(endpoint, Outcome::Broken(&failure));
                 let next = attempts.after_unreachable(endpoint, &failure);
                 (failure, next)
             }
@@ -149,6 +161,7 @@ pub async fn send(
                 continue;
             }
             Err(Trouble::Upstream(failure, fate)) => {
+                upstream.report(endpoint, Outcome::Broken(&failure));
                 let next = attempts.after(endpoint, &failure, fate);
                 (upstream.place(endpoint, failure), next)
             }
@@ -170,6 +183,7 @@ impl Attempts<'_> {
     async fn run(&mut self, endpoint: EndpointIndex, need: Need) -> Result<Answered, Trouble> {
         self.begun += 1;
         let upstream = &self.route.upstream;
+        let in_flight = upstream.begin(endpoint);
         let link = upstream.link(endpoint, need).await.map_err(Trouble::Unreachable)?;
         let mut exchange = self.exchange(endpoint, link)?;
         let sent = Instant::now();
@@ -181,7 +195,7 @@ impl Attempts<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let judgement = Judgement::Known(Verdict::Healthy);
             let content = hold::Held::default();
-            return Ok(Answered { exchange, head, content, judgement, endpoint });
+            return Ok(Answered { exchange, head, content, judgement, endpoint, in_flight });
         }
         let settings = &self.route.settings;
         let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
@@ -193,7 +207,7 @@ impl Attempts<'_> {
             terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
         }
         match hold::hold(&mut exchange, terms).await {
-            Ok(content) => Ok(Answered { exchange, head, content, judgement, endpoint }),
+            Ok(content) => Ok(Answered { exchange, head, content, judgement, endpoint, in_flight }),
             Err(broken) => Err(trouble(broken, &exchange)),
         }
     }
@@ -290,6 +304,36 @@ impl Attempts<'_> {
             upstream.metrics().retried(RetryResult::OverBudget);
         }
         affordable
+    }
+}
+
+/// What the request has in common with others that go to the same endpoint.
+fn key(route: &Route, outgoing: &Outgoing<'_>) -> Option<u64> {
+    let Balance::Hash(key) = &route.upstream.settings().balance else { return None };
+    let fields = &outgoing.parts.headers;
+    match key {
+        HashKey::Field(name) => fields.get(name).map(|value| balance::key(value.as_bytes())),
+        HashKey::Cookie(name) => {
+            let cookies = fields.get_all(COOKIE).iter();
+            let mut pairs = cookies.flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+            pairs.find_map(|pair| {
+                let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                Some(balance::key(value))
+            })
+        }
+        HashKey::Address => {
+            let peer = outgoing.extra.peer;
+            // What a trusted proxy has appended is whom it saw (RFC 7239 §5.2, X-Forwarded-For).
+            let told = fields.get_all(&X_FORWARDED_FOR).iter().next_back();
+            let last = told.and_then(|value| value.as_bytes().rsplit(|b| *b == b',').next());
+            match last.filter(|_| peer.trusted) {
+                Some(address) => Some(balance::key(address.trim_ascii())),
+                None => Some(match peer.address {
+                    IpAddr::V4(address) => balance::key(&address.octets()),
+                    IpAddr::V6(address) => balance::key(&address.octets()),
+                }),
+            }
+        }
     }
 }
 

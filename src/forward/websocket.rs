@@ -24,10 +24,10 @@ use crate::failure::rehearsal::{Rehearsal, Rehearsed};
 use crate::failure::render::CloseFrame;
 use crate::failure::{ClientFailure, Failure, Kind, Phase};
 use crate::telemetry::log::WebsocketLine;
-use crate::upstream::EndpointIndex;
 use crate::upstream::admission::Place;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::pool::Connection;
+use crate::upstream::{EndpointIndex, InFlight, Outcome};
 use crate::websocket::handshake::{self, Agreed, Offer};
 use crate::websocket::rehearse::Rehearsing;
 use crate::websocket::relay::{self, Direction, Observer, Opening, Terms};
@@ -41,6 +41,7 @@ pub struct Upgraded {
     route: Rc<Route>,
     endpoint: EndpointIndex,
     _place: Option<Place>,
+    _in_flight: Option<InFlight>,
 }
 
 /// What the client asked for.
@@ -72,7 +73,7 @@ pub async fn respond(
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
         return response::respond(held, client, answered, route, busy).await;
     }
-    let Answered { exchange, head, endpoint, .. } = answered;
+    let Answered { exchange, head, endpoint, in_flight, .. } = answered;
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
         Ok(agreed) => agreed,
         Err(error) => {
@@ -94,6 +95,7 @@ pub async fn respond(
         }
     }
     response::add_fields(response.headers_mut(), &held);
+    route.upstream.report(endpoint, Outcome::Served);
     let connection = exchange.into_upgraded();
     if let Some(session) = held.commit(status.as_u16()).upgrade()
         && let Some(connection) = connection
@@ -105,6 +107,7 @@ pub async fn respond(
             route: Rc::clone(route),
             endpoint,
             _place: place,
+            _in_flight: in_flight,
         }));
     }
     response

@@ -115,7 +115,8 @@ fn path_matches(pattern: &PathPattern, path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::model::{
-        Hold, Retry, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol, UpstreamTls,
+        Balance, Ejection, Hold, Retry, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol,
+        UpstreamTls,
     };
     use crate::failure::policy::Policy;
 
@@ -127,6 +128,10 @@ mod tests {
             timeouts: Timeouts::default(),
             limits: UpstreamLimits::default(),
             retry: Retry::default(),
+            balance: Balance::default(),
+            ejection: Ejection::default(),
+            slow_start: Upstream::SLOW_START,
+            health: None,
             tls: UpstreamTls::default(),
         });
         let routes: Vec<_> = patterns

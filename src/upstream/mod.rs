@@ -6,24 +6,33 @@
 //! leaves this floor is a [`Failure`].
 
 pub mod admission;
+pub mod balance;
 pub mod budget;
 pub mod connect;
 pub mod deadline;
+pub mod ejection;
 pub mod exchange;
+pub mod health;
 pub mod http1;
 pub mod http2;
+pub mod pending;
 pub mod pool;
 pub mod stream;
 pub mod tls;
 pub mod upload;
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use admission::{Admission, Place, Refused};
+use balance::{Picker, Plan};
 use budget::Budget;
 use connect::Target;
+use ejection::Roster;
 use http2::session::{Lease, Session, Sessions};
+use pending::Pending;
 use pool::{Connection, OpenCount, Pool, Ticket};
 use stream::Stream;
 use tls::{Purpose, Tls, TlsSettingsError};
@@ -40,6 +49,8 @@ pub struct Shared {
     /// Resolved metric handles.
     pub metrics: UpstreamMetrics,
     targets: Vec<Target>,
+    plan: Plan,
+    roster: Roster,
     open: Arc<OpenCount>,
     admission: Arc<Admission>,
 }
@@ -66,7 +77,47 @@ impl Shared {
         let targets = targets.collect::<Result<_, TlsSettingsError>>()?;
         let limits = &settings.limits;
         let admission = Arc::new(Admission::new(limits.websockets, limits.handshakes));
-        Ok(Shared { settings, metrics, targets, open: Arc::default(), admission })
+        let plan = Plan::new(&settings.balance, &settings.endpoints);
+        let roster = Roster::new(&settings);
+        let open = Arc::default();
+        let shared = Shared { settings, metrics, targets, plan, roster, open, admission };
+        (0..shared.targets.len()).for_each(|endpoint| shared.tell_whether_up(endpoint));
+        Ok(shared)
+    }
+
+    /// Brings the gauge of the endpoint up to date.
+    fn tell_whether_up(&self, endpoint: usize) {
+        self.metrics.set_up(endpoint, self.roster.is_up(endpoint));
+    }
+
+    fn ejected(&self, endpoint: usize, time: Duration) {
+        self.metrics.ejected(endpoint);
+        self.tell_whether_up(endpoint);
+        let (upstream, endpoint) = (&*self.settings.name, self.label(endpoint));
+        tracing::warn!(upstream, endpoint, ?time, "an endpoint is ejected");
+    }
+
+    /// The endpoint's health checks have come to a result.
+    fn checked(&self, endpoint: usize, up: bool, why: Option<health::Unwell>) {
+        self.roster.set_down(endpoint, !up);
+        self.tell_whether_up(endpoint);
+        let (upstream, label) = (&*self.settings.name, self.label(endpoint));
+        match why {
+            None => tracing::info!(upstream, endpoint = label, "an endpoint passes its checks"),
+            Some(why) => {
+                tracing::warn!(upstream, endpoint = label, %why, "an endpoint fails its checks");
+            }
+        }
+    }
+
+    /// Forgets what is long over, and brings the gauges up to date.
+    pub fn sweep(&self) {
+        self.roster.tidy();
+        (0..self.targets.len()).for_each(|endpoint| self.tell_whether_up(endpoint));
+    }
+
+    fn label(&self, endpoint: usize) -> &str {
+        self.targets.get(endpoint).map_or("", |target| &*target.endpoint.label)
     }
 }
 
@@ -75,8 +126,9 @@ impl Shared {
 pub struct Upstream {
     shared: Arc<Shared>,
     endpoints: Vec<Endpoint>,
-    turn: Cell<usize>,
+    picker: Picker,
     budget: Budget,
+    pending: Pending,
 }
 
 /// One worker's connections to an endpoint.
@@ -86,6 +138,36 @@ struct Endpoint {
     sessions: Sessions,
     /// What it spoke last: with `protocol: auto` that is known only after a handshake.
     speaks: Cell<Speaks>,
+    in_flight: Rc<Cell<usize>>,
+}
+
+/// A request or a WebSocket in flight at an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Rc<Cell<usize>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// What became of a request, as far as it speaks for or against the endpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'f> {
+    /// It was served.
+    Served,
+    /// The app said that it failed.
+    AppFailed,
+    /// It broke. Only failures of connection and protocol speak against the endpoint.
+    Broken(&'f Failure),
+}
+
+/// What a request finds that needs a connection of its own.
+enum Room {
+    /// An idle connection.
+    Taken(Connection),
+    /// A place for a new one.
+    Free(Ticket),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +201,27 @@ pub enum Need {
     Upgrade,
 }
 
+/// Checks the health of every endpoint, on this worker, until the guard is dropped.
+#[must_use]
+pub fn watch_health(upstreams: &[Arc<Shared>]) -> Watching {
+    let checked = upstreams.iter().filter(|shared| shared.settings.health.is_some());
+    let tasks = checked.flat_map(|shared| {
+        (0..shared.targets.len())
+            .map(|endpoint| tokio::task::spawn_local(health::watch(Arc::clone(shared), endpoint)))
+    });
+    Watching(tasks.collect())
+}
+
+/// The health checks of a worker; they end when this is dropped.
+#[derive(Debug)]
+pub struct Watching(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
 impl Upstream {
     /// A view for the worker with this number; workers start their rounds at different endpoints.
     #[must_use]
@@ -135,10 +238,13 @@ impl Upstream {
                     Speaks::Http1
                 }
             }),
+            in_flight: Rc::default(),
         };
         let endpoints = shared.targets.iter().map(endpoint).collect();
         let budget = Budget::new(shared.settings.retry.budget_percent);
-        Upstream { shared, endpoints, turn: Cell::new(worker), budget }
+        let open = Arc::clone(&shared.open);
+        let pending = Pending::new(limits.pending, limits.pending_time, open);
+        Upstream { shared, endpoints, picker: Picker::new(worker), budget, pending }
     }
 
     /// The settings.
@@ -153,19 +259,49 @@ impl Upstream {
         &self.shared.metrics
     }
 
-    /// The endpoint whose turn it is.
-    #[must_use]
-    pub fn pick(&self) -> EndpointIndex {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        EndpointIndex(turn % self.endpoints.len().max(1))
+    /// The endpoint for a request with this key, if it has one.
+    ///
+    /// # Errors
+    /// If all endpoints fail their health checks.
+    pub fn pick(&self, key: Option<u64>) -> Result<EndpointIndex, Failure> {
+        let Shared { plan, roster, settings, .. } = &*self.shared;
+        let view = roster.view();
+        let load =
+            |at: usize| self.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
+        let picked = self.picker.pick(plan, key, |endpoint| view.share(endpoint), load);
+        picked.map(EndpointIndex).ok_or_else(|| {
+            Failure::new(Kind::DestinationUnavailable, Phase::Connect).at_upstream(&settings.name)
+        })
     }
 
     /// The endpoint to try after this one, if there is another.
     #[must_use]
     pub fn after(&self, endpoint: EndpointIndex) -> Option<EndpointIndex> {
-        let next = (endpoint.0 + 1) % self.endpoints.len().max(1);
-        (next != endpoint.0).then_some(EndpointIndex(next))
+        self.shared.roster.view().other_than(endpoint.0).map(EndpointIndex)
+    }
+
+    /// Counts one more request at the endpoint as in flight.
+    #[must_use]
+    pub fn begin(&self, endpoint: EndpointIndex) -> Option<InFlight> {
+        let in_flight = &self.endpoints.get(endpoint.0)?.in_flight;
+        in_flight.set(in_flight.get() + 1);
+        Some(InFlight(Rc::clone(in_flight)))
+    }
+
+    /// Takes note of what became of a request at the endpoint.
+    pub fn report(&self, endpoint: EndpointIndex, outcome: Outcome<'_>) {
+        let Shared { roster, settings, .. } = &*self.shared;
+        let failed = match outcome {
+            Outcome::Served => false,
+            Outcome::AppFailed => settings.ejection.count_app_errors,
+            Outcome::Broken(failure) if ejection::blames_endpoint(failure) => true,
+            Outcome::Broken(_) => return,
+        };
+        if !failed {
+            roster.succeeded(endpoint.0);
+        } else if let Some(time) = roster.failed(endpoint.0) {
+            self.shared.ejected(endpoint.0, time);
+        }
     }
 
     /// What may be spent on retries.
@@ -194,6 +330,7 @@ impl Upstream {
             return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
         };
         if need == Need::Any
+            && self.pending.is_empty()
             && endpoint.speaks.get() != Speaks::Http2
             && let Some(connection) = endpoint.pool.take()
         {
@@ -202,9 +339,12 @@ impl Upstream {
         // Boxed, because a request on an idle connection shall not carry the room for a handshake.
         let link = Box::pin(async {
             match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade).await,
-                (Need::Any | Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(index, Purpose::Requests).await
+                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade, None).await,
+                (Need::Any, Speaks::Http1) => {
+                    self.open_http1(index, Purpose::Requests, Some(&endpoint.pool)).await
+                }
+                (Need::Fresh, Speaks::Http1) => {
+                    self.open_http1(index, Purpose::Requests, None).await
                 }
                 (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
                     self.join(index, endpoint).await
@@ -214,9 +354,30 @@ impl Upstream {
         link.await.map_err(|failure| self.place(index, failure))
     }
 
-    async fn open_http1(&self, index: EndpointIndex, purpose: Purpose) -> Result<Link, Failure> {
-        let (stream, ticket) = self.open(index, purpose).await?;
+    /// A new connection, or an idle one of this pool that comes back while there is no room.
+    async fn open_http1(
+        &self,
+        index: EndpointIndex,
+        purpose: Purpose,
+        pool: Option<&Pool>,
+    ) -> Result<Link, Failure> {
+        let room = self.pending.wait(|| match pool.and_then(Pool::take) {
+            Some(connection) => Some(Room::Taken(connection)),
+            None => self.make_room().map(Room::Free),
+        });
+        let ticket = match room.await? {
+            Room::Taken(connection) => return Ok(Link::Http1(connection)),
+            Room::Free(ticket) => ticket,
+        };
+        let stream = self.connect(index, purpose).await?;
         Ok(Link::Http1(Connection::new(stream, ticket)))
+    }
+
+    /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
+    fn make_room(&self) -> Option<Ticket> {
+        let Shared { settings, metrics, open, .. } = &*self.shared;
+        Ticket::take(open, settings.limits.connections, metrics.connections())
+            .or_else(|| self.endpoints.iter().find_map(|endpoint| endpoint.pool.evict()))
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
@@ -248,23 +409,29 @@ impl Upstream {
         }
     }
 
+    /// A new connection. It does not wait for room: on a shared connection many requests have
+    /// their places, and these come back without it.
     async fn open(
         &self,
         index: EndpointIndex,
         purpose: Purpose,
     ) -> Result<(Stream, Ticket), Failure> {
-        let settings = &self.shared.settings;
-        let metrics = &self.shared.metrics;
-        let Some(target) = self.shared.targets.get(index.0) else {
-            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
-        };
-        let limit = settings.limits.connections;
-        let Some(ticket) = Ticket::take(&self.shared.open, limit, metrics.connections()) else {
+        let Some(ticket) = self.make_room() else {
             return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
+        };
+        Ok((self.connect(index, purpose).await?, ticket))
+    }
+
+    async fn connect(&self, index: EndpointIndex, purpose: Purpose) -> Result<Stream, Failure> {
+        let Shared { settings, metrics, roster, targets, .. } = &*self.shared;
+        let Some(target) = targets.get(index.0) else {
+            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
         };
         let result = target.connect(&settings.timeouts, purpose).await;
         metrics.connected(index.0, result.is_ok());
-        Ok((result?, ticket))
+        roster.connected(index.0, result.is_ok());
+        self.shared.tell_whether_up(index.0);
+        result
     }
 
     /// A place for one more WebSocket.
@@ -280,8 +447,14 @@ impl Upstream {
 
     /// Keeps a connection for the next request.
     pub fn give_back(&self, endpoint: EndpointIndex, connection: Connection) {
-        if let Some(endpoint) = self.endpoints.get(endpoint.0) {
-            endpoint.pool.put(connection);
+        if self.pending.is_for_others() {
+            // Closed, so that the request on another worker can open one.
+            return;
+        }
+        if let Some(endpoint) = self.endpoints.get(endpoint.0)
+            && endpoint.pool.put(connection)
+        {
+            self.pending.returned();
         }
     }
 
@@ -296,6 +469,7 @@ impl Upstream {
 
     /// Closes idle connections that are too old or were closed by the upstream.
     pub fn sweep(&self) {
+        self.shared.sweep();
         for endpoint in &self.endpoints {
             endpoint.pool.sweep();
             endpoint.sessions.sweep();

@@ -11,6 +11,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
@@ -50,9 +51,46 @@ impl Connection {
     }
 }
 
-/// The open connections of one upstream over all workers.
+/// The open connections of one upstream over all workers, and who waits for one.
 #[derive(Debug, Default)]
-pub struct OpenCount(AtomicUsize);
+pub struct OpenCount {
+    open: AtomicUsize,
+    waiting: AtomicUsize,
+    closed: Notify,
+}
+
+// One thread frees a place and then looks who waits; another one waits and then looks for a place.
+// Sequential consistency makes sure that one of them sees the other.
+impl OpenCount {
+    /// One more request waits until a connection is closed.
+    pub fn wait_more(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less.
+    pub fn wait_less(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether a request waits, on any worker.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Wakes a request for each connection that is closed.
+    #[must_use]
+    pub fn closed(&self) -> &Notify {
+        &self.closed
+    }
+
+    /// A place has become free.
+    pub fn one_closed(&self) {
+        if self.is_waited_for() {
+            self.closed.notify_one();
+        }
+    }
+}
 
 /// One place among the open connections of an upstream; given back when dropped.
 #[derive(Debug)]
@@ -67,19 +105,24 @@ impl Ticket {
     /// A place, if fewer than `limit` are taken.
     #[must_use]
     pub fn take(open: &Arc<OpenCount>, limit: usize, gauges: &ConnectionGauges) -> Option<Self> {
-        open.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count < limit).then_some(count + 1)
-            })
-            .ok()?;
+        let more = |count| (count < limit).then_some(count + 1);
+        open.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
         gauges.active.inc();
         Some(Ticket { open: Arc::clone(open), gauges: gauges.clone(), idle: false, left: false })
+    }
+
+    /// A connection that no limit counts: a health check's.
+    #[must_use]
+    pub fn beside(gauges: &ConnectionGauges) -> Self {
+        gauges.active.inc();
+        Ticket { open: Arc::default(), gauges: gauges.clone(), idle: false, left: true }
     }
 
     /// Gives the place back early: the connection has become something that is counted elsewhere.
     fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
-            self.open.0.fetch_sub(1, Ordering::Relaxed);
+            self.open.open.fetch_sub(1, Ordering::SeqCst);
+            self.open.one_closed();
         }
     }
 
@@ -141,17 +184,25 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection for the next request, if there is room.
-    pub fn put(&self, mut connection: Connection) {
+    /// Keeps a connection for the next request, if there is room; whether there was.
+    pub fn put(&self, mut connection: Connection) -> bool {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.capacity {
-            return;
+            return false;
         }
         connection.ticket.set_idle(true);
         connection.deadline.clear();
         // An idle connection holds no buffer.
         connection.buf = BytesMut::new();
         idle.push_back(Idle { connection, since: Instant::now() });
+        true
+    }
+
+    /// Closes the connection that was idle for longest, and gives its place away.
+    pub fn evict(&self) -> Option<Ticket> {
+        let Connection { mut ticket, .. } = self.idle.borrow_mut().pop_front()?.connection;
+        ticket.set_idle(false);
+        Some(ticket)
     }
 
     /// Closes what is too old or was closed by the upstream. Called by the worker's sweep.

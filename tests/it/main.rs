@@ -22,4 +22,5 @@ mod limits;
 mod rehearsal;
 mod sse;
 mod support;
+mod survive;
 mod websocket;

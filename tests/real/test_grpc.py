@@ -161,8 +161,7 @@ def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there
     """GOAWAY, then a port that refuses. What grpcio's server itself answers while it stops, CANCELLED, is its own."""
     other = free_port()
     stopping, _ = start_server(processes, events, port), start_server(processes, events, other)
-    endpoints = f'endpoints: ["http://127.0.0.1:{port}", "http://127.0.0.1:{other}"]'
-    seawall = start_seawall(port, upstream_more=", protocol: http2", endpoints=endpoints)
+    seawall = start_seawall([port, other], upstream_more=", protocol: http2")
     answered, lock = [], threading.Lock()
 
     def calls(_):

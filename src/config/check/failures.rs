@@ -225,7 +225,7 @@ fn statuses(rule: &Scope<'_>, found: &[Found<String>]) -> Vec<u16> {
     found.iter().filter_map(parse).collect()
 }
 
-fn field_name(scope: &Scope<'_>, found: &Found<String>) -> Option<HeaderName> {
+pub(super) fn field_name(scope: &Scope<'_>, found: &Found<String>) -> Option<HeaderName> {
     let name = HeaderName::from_bytes(found.value.as_bytes()).ok();
     if name.is_none() {
         wrong(scope, "name", found, "write a field name such as x-error");
@@ -233,7 +233,7 @@ fn field_name(scope: &Scope<'_>, found: &Found<String>) -> Option<HeaderName> {
     name
 }
 
-fn pattern(scope: &Scope<'_>, key: &str, found: &Found<String>) -> Option<Regex> {
+pub(super) fn pattern(scope: &Scope<'_>, key: &str, found: &Found<String>) -> Option<Regex> {
     match RegexBuilder::new(&found.value).size_limit(PATTERN_BYTES).build() {
         Ok(pattern) => Some(pattern),
         Err(error) => {

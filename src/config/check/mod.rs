@@ -8,6 +8,7 @@ mod listener;
 mod rehearsal;
 mod rendering;
 mod route;
+mod survive;
 mod upstream;
 
 use std::path::Path;

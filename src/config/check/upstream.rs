@@ -8,7 +8,7 @@ use super::super::model::{
 };
 use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
-use super::{Base, listener, plain_name, to_usize, wrong};
+use super::{Base, listener, plain_name, survive, to_usize, wrong};
 
 /// The largest window of HTTP/2 (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = 0x7fff_ffff;
@@ -36,6 +36,14 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             timeouts: timeouts(&section),
             limits: limits(&section),
             retry: retry(&section),
+            balance: survive::balance(&section),
+            ejection: survive::ejection(&section),
+            slow_start: section.duration(
+                "slow_start",
+                Upstream::SLOW_START,
+                "How long an endpoint that comes back takes to get its full share; 0s is at once.",
+            ),
+            health: survive::health(&section),
             tls: tls(&section, base),
         };
         section.finish();
@@ -45,11 +53,21 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
 }
 
 fn endpoints(section: &Scope<'_>) -> Vec<Endpoint> {
-    let meaning = "Where the app listens; requests go round them in turn.";
+    const FORM: &str = "http://HOST:PORT or https://HOST[:PORT]";
+    let meaning = "Where the app listens.";
     let mut endpoints: Vec<Endpoint> = Vec::new();
-    for found in
-        section.texts("endpoints", "http://HOST:PORT or https://HOST[:PORT]", true, meaning)
-    {
+    for entry in section.texts_or_sections("endpoints", FORM, true, meaning) {
+        let (found, weight) = match entry {
+            Err(text) => (Some(text), 1),
+            Ok(entry) => {
+                let url = entry.required_text("url", FORM, "Its address.");
+                let meaning = "Its share of the requests beside those of the others.";
+                let weight = entry.integer("weight", 1, (1, 100), meaning);
+                entry.finish();
+                (url, u32::try_from(weight).unwrap_or(1))
+            }
+        };
+        let Some(found) = found else { continue };
         match parse_endpoint(&found.value) {
             Ok(endpoint) => {
                 if endpoints.iter().any(|known| known.label == endpoint.label) {
@@ -57,7 +75,7 @@ fn endpoints(section: &Scope<'_>) -> Vec<Endpoint> {
                     section
                         .problem(Problem::new(found.span, &message).remedy("keep one of the two"));
                 }
-                endpoints.push(endpoint);
+                endpoints.push(Endpoint { weight, ..endpoint });
             }
             Err(remedy) => wrong(section, "endpoints", &found, &remedy),
         }
@@ -112,6 +130,7 @@ pub(in crate::config) fn parse_endpoint(text: &str) -> Result<Endpoint, String> 
         scheme,
         host: bare.unwrap_or(host).into(),
         port,
+        weight: 1,
     })
 }
 
@@ -162,6 +181,13 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             (1, 1_000_000),
             "Open connections over all workers, WebSockets not among them.",
         )),
+        pending: to_usize(section.integer(
+            "pending",
+            d.pending as u64,
+            (0, 1_000_000),
+            "Requests of one worker that wait for a connection while there are as many as may be.",
+        )),
+        pending_time: section.wait("pending_time", d.pending_time, "How long such a request waits."),
         idle_connections: to_usize(section.integer(
             "idle_connections",
             d.idle_connections as u64,

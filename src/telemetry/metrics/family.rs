@@ -96,7 +96,13 @@ families! {
         "Connection attempts to endpoints, ok or failed.";
     ENDPOINT_UP, "seawall_endpoint_up", Gauge,
         ["upstream", "endpoint"],
-        "1 if the last connection attempt to the endpoint succeeded or none was made, 0 if it failed.";
+        "0 if the endpoint is ejected, fails its health checks, or could not be connected to when that was last tried; else 1.";
+    ENDPOINT_EJECTIONS, "seawall_endpoint_ejections_total", Counter,
+        ["upstream", "endpoint"],
+        "How often the endpoint was left out for a while because it had failed again and again.";
+    HEALTH_CHECKS, "seawall_health_checks_total", Counter,
+        ["upstream", "endpoint", "result"],
+        "Health checks of endpoints, ok or failed.";
     CLIENT_CONNECTIONS, "seawall_client_connections", Gauge,
         [],
         "Open connections of clients.";

@@ -56,6 +56,8 @@ pub struct Metrics {
     upstream_connections: IntGaugeVec,
     connects: IntCounterVec,
     endpoint_up: IntGaugeVec,
+    endpoint_ejections: IntCounterVec,
+    health_checks: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
 }
@@ -135,6 +137,8 @@ impl Metrics {
             upstream_connections: make.gauge(&family::UPSTREAM_CONNECTIONS)?,
             connects: make.counter(&family::CONNECTS)?,
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
+            health_checks: make.counter(&family::HEALTH_CHECKS)?,
+            endpoint_ejections: make.counter(&family::ENDPOINT_EJECTIONS)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
             registry: registry.clone(),
@@ -194,7 +198,16 @@ impl Metrics {
             let connect = |result| self.connects.with_label_values(&[name, endpoint, result]);
             let up = self.endpoint_up.with_label_values(&[name, endpoint]);
             up.set(1);
-            EndpointHandles { connected: connect("ok"), failed: connect("failed"), up }
+            let ejections = self.endpoint_ejections.with_label_values(&[name, endpoint]);
+            let check = |result| self.health_checks.with_label_values(&[name, endpoint, result]);
+            EndpointHandles {
+                connected: connect("ok"),
+                failed: connect("failed"),
+                up,
+                ejections,
+                passed_check: check("ok"),
+                failed_check: check("failed"),
+            }
         });
         UpstreamMetrics(Arc::new(UpstreamHandles {
             name: name.to_owned(),
@@ -365,6 +378,9 @@ struct EndpointHandles {
     connected: IntCounter,
     failed: IntCounter,
     up: IntGauge,
+    ejections: IntCounter,
+    passed_check: IntCounter,
+    failed_check: IntCounter,
 }
 
 /// Open connections to an upstream.
@@ -393,7 +409,27 @@ impl UpstreamMetrics {
     pub fn connected(&self, endpoint: usize, ok: bool) {
         if let Some(handles) = self.0.endpoints.get(endpoint) {
             if ok { &handles.connected } else { &handles.failed }.inc();
-            handles.up.set(i64::from(ok));
+        }
+    }
+
+    /// Whether the endpoint gets its requests.
+    pub fn set_up(&self, endpoint: usize, up: bool) {
+        if let Some(handles) = self.0.endpoints.get(endpoint) {
+            handles.up.set(i64::from(up));
+        }
+    }
+
+    /// A health check of the endpoint has ended.
+    pub fn checked(&self, endpoint: usize, ok: bool) {
+        if let Some(handles) = self.0.endpoints.get(endpoint) {
+            if ok { &handles.passed_check } else { &handles.failed_check }.inc();
+        }
+    }
+
+    /// The endpoint is left out for a while.
+    pub fn ejected(&self, endpoint: usize) {
+        if let Some(handles) = self.0.endpoints.get(endpoint) {
+            handles.ejections.inc();
         }
     }
 

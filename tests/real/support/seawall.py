@@ -16,7 +16,7 @@ workers: 2
 listeners: [{{ address: "127.0.0.1:{port}" }}{listeners_more}]
 admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
-  app: {{ {endpoints}{upstream_more} }}
+  app: {{ endpoints: [{endpoints}]{upstream_more} }}
 routes: [{{ upstream: app }}]
 shutdown: {{ drain: {drain} }}
 {more}
@@ -26,15 +26,16 @@ shutdown: {{ drain: {drain} }}
 class Seawall:
     """A running seawall with one upstream `app`, its admin listener and its log.
 
-    `more`, `listeners_more` and `upstream_more` are appended to the file, its listeners, and the upstream, whose
-    `endpoints` can be others.
+    `upstream` is the port of its endpoint, or a list of them.
+    `more`, `listeners_more` and `upstream_more` are appended to the file, its listeners, and the upstream.
     """
 
     def __init__(self, processes, directory, upstream, drain="2s", **more):
         self.port, self.admin = free_port(), free_port()
         config = directory / f"seawall-{self.port}.yaml"
-        endpoints = f'endpoints: ["http://127.0.0.1:{upstream}"]'
-        settings = {"more": "", "listeners_more": "", "upstream_more": "", "endpoints": endpoints} | more
+        settings = {"more": "", "listeners_more": "", "upstream_more": ""} | more
+        ports = upstream if isinstance(upstream, list) else [upstream]
+        settings["endpoints"] = ", ".join(f'"http://127.0.0.1:{port}"' for port in ports)
         config.write_text(_CONFIG.format(port=self.port, admin=self.admin, drain=drain, **settings))
         self.process = processes.start("seawall", [BINARY, "-c", config])
         self.process.wait_for_port(self.port).wait_for_port(self.admin)

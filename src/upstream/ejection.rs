@@ -1,0 +1,320 @@
+//! Who among an upstream's endpoints gets requests: those that fail again and again are left out
+//! for a while, those that fail their health checks until they pass.
+//!
+//! Shared by all workers, and atomics only: a request reads two or three numbers for each endpoint,
+//! and looks at the clock only while something is wrong with one of them.
+//!
+//! ```text
+//! in ── so many failures in a row ──► out for base ── time is over ──► in again, share grows
+//!                                      ▲                                 │ │
+//!                                      └── fails at once: twice as long ─┘ └─ well for as long: forgotten
+//! ```
+//!
+//! If more would be out than may be, all are tried: those that are well get most of the requests,
+//! the others enough to notice that they are back.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::balance::FULL;
+use crate::config::model::{Ejection, Upstream};
+use crate::failure::{Failure, Kind};
+
+/// The least share of an endpoint that comes back, and of one that is tried although it is out.
+const LEAST: u32 = FULL / 10;
+
+/// All endpoints of an upstream.
+#[derive(Debug)]
+pub struct Roster {
+    settings: Ejection,
+    slow_start: Duration,
+    most_out: usize,
+    start: Instant,
+    endpoints: Vec<Standing>,
+}
+
+/// What is known of one endpoint. Times are nanoseconds since the roster's start, never 0.
+#[derive(Debug, Default)]
+struct Standing {
+    /// Failures in a row.
+    failures: AtomicU32,
+    /// Ejections in a row.
+    ejections: AtomicU32,
+    /// When its ejection ends, or ended; 0 if it had none lately.
+    until: AtomicU64,
+    /// When its health checks brought it back; 0 if that is long ago.
+    back_since: AtomicU64,
+    /// It fails its health checks.
+    down: AtomicBool,
+    /// The last attempt to connect to it failed.
+    unreachable: AtomicBool,
+}
+
+/// The endpoints as they stand at one moment.
+#[derive(Debug)]
+pub struct View<'r> {
+    roster: &'r Roster,
+    /// `None` if nothing is wrong with any of them.
+    now: Option<u64>,
+    panic: Panic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Panic {
+    No,
+    /// Too many are out: these are tried too.
+    Some,
+    /// All are out: they are tried like others.
+    All,
+}
+
+impl Roster {
+    /// The endpoints of this upstream, all in unless its health checks say how they begin.
+    #[must_use]
+    pub fn new(upstream: &Upstream) -> Self {
+        let count = upstream.endpoints.len();
+        let down = upstream.health.as_ref().is_some_and(|health| !health.initially_up);
+        let standing = || Standing { down: AtomicBool::new(down), ..Standing::default() };
+        let percent = usize::try_from(upstream.ejection.max_percent).unwrap_or_default();
+        let most_out = match percent {
+            0 => 0,
+            percent => (count * percent / 100).max(1),
+        };
+        Roster {
+            settings: upstream.ejection.clone(),
+            slow_start: upstream.slow_start,
+            // Who has no other cannot be left out.
+            most_out: if count > 1 { most_out } else { 0 },
+            start: Instant::now(),
+            endpoints: (0..count).map(|_| standing()).collect(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        nanos(self.start.elapsed()).saturating_add(1)
+    }
+
+    /// The endpoints as they stand now.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        let mut view = View { roster: self, now: None, panic: Panic::No };
+        if self.endpoints.iter().all(Standing::is_quiet) {
+            return view;
+        }
+        let now = self.now();
+        let is_down = |standing: &&Standing| standing.down.load(Relaxed);
+        let is_ejected = |standing: &&Standing| !is_down(standing) && standing.is_ejected(now);
+        let down = self.endpoints.iter().filter(is_down).count();
+        let ejected = self.endpoints.iter().filter(is_ejected).count();
+        view.now = Some(now);
+        if ejected > 0 && down + ejected > self.most_out {
+            let none_left = down + ejected == self.endpoints.len();
+            view.panic = if none_left { Panic::All } else { Panic::Some };
+        }
+        view
+    }
+
+    /// The endpoint failed. For how long it is ejected, if that is the consequence.
+    pub fn failed(&self, endpoint: usize) -> Option<Duration> {
+        let standing = self.endpoints.get(endpoint)?;
+        let failures = standing.failures.fetch_add(1, Relaxed).saturating_add(1);
+        let limit = self.settings.consecutive_failures;
+        if limit == 0 || failures < limit || self.most_out == 0 {
+            return None;
+        }
+        let (until, now) = (standing.until.load(Relaxed), self.now());
+        if until > now {
+            // A straggler: it was sent before.
+            return None;
+        }
+        let time = self.time_out(standing.ejections.load(Relaxed));
+        let time = time + jitter(time / 10);
+        let end = now.saturating_add(nanos(time));
+        // One worker ejects it, whoever else sees it fail at the same moment.
+        standing.until.compare_exchange(until, end, Relaxed, Relaxed).ok()?;
+        standing.ejections.fetch_add(1, Relaxed);
+        Some(time)
+    }
+
+    fn time_out(&self, ejections_before: u32) -> Duration {
+        let factor = 1_u32.checked_shl(ejections_before).unwrap_or(u32::MAX);
+        self.settings.base.saturating_mul(factor).min(self.settings.max)
+    }
+
+    /// The endpoint served a request.
+    pub fn succeeded(&self, endpoint: usize) {
+        let Some(standing) = self.endpoints.get(endpoint) else { return };
+        if standing.failures.load(Relaxed) != 0 {
+            standing.failures.store(0, Relaxed);
+        }
+        // In a panic it was tried although it is out, and it is well.
+        if standing.until.load(Relaxed) != 0 {
+            let now = self.now();
+            if standing.is_ejected(now) && self.view().panic != Panic::No {
+                standing.until.store(now, Relaxed);
+            }
+        }
+    }
+
+    /// An attempt to connect to the endpoint has ended.
+    pub fn connected(&self, endpoint: usize, ok: bool) {
+        if let Some(standing) = self.endpoints.get(endpoint) {
+            standing.unreachable.store(!ok, Relaxed);
+        }
+    }
+
+    /// The endpoint's health checks fail, or pass again.
+    pub fn set_down(&self, endpoint: usize, down: bool) {
+        let Some(standing) = self.endpoints.get(endpoint) else { return };
+        let was_down = standing.down.swap(down, Relaxed);
+        if was_down && !down {
+            // What it failed with before is over.
+            standing.failures.store(0, Relaxed);
+            standing.ejections.store(0, Relaxed);
+            standing.until.store(0, Relaxed);
+            standing.unreachable.store(false, Relaxed);
+            standing.back_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// Whether the endpoint gets its requests, as far as is known.
+    #[must_use]
+    pub fn is_up(&self, endpoint: usize) -> bool {
+        self.endpoints.get(endpoint).is_some_and(|standing| {
+            let out = standing.down.load(Relaxed) || standing.unreachable.load(Relaxed);
+            let until = standing.until.load(Relaxed);
+            !out && (until == 0 || until <= self.now())
+        })
+    }
+
+    /// Forgets ejections that are long over. Called once a second, not by requests.
+    pub fn tidy(&self) {
+        let now = self.now();
+        for standing in &self.endpoints {
+            let since = standing.back_since.load(Relaxed);
+            if since != 0 && now > since.saturating_add(nanos(self.slow_start)) {
+                let _ = standing.back_since.compare_exchange(since, 0, Relaxed, Relaxed);
+            }
+            let until = standing.until.load(Relaxed);
+            if until == 0 || standing.failures.load(Relaxed) != 0 {
+                continue;
+            }
+            let last = self.time_out(standing.ejections.load(Relaxed).saturating_sub(1));
+            if now > until.saturating_add(nanos(last.max(self.slow_start)))
+                && standing.until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok()
+            {
+                standing.ejections.store(0, Relaxed);
+            }
+        }
+    }
+}
+
+impl Standing {
+    fn is_quiet(&self) -> bool {
+        self.until.load(Relaxed) == 0
+            && self.back_since.load(Relaxed) == 0
+            && !self.down.load(Relaxed)
+    }
+
+    fn is_ejected(&self, now: u64) -> bool {
+        self.until.load(Relaxed) > now
+    }
+}
+
+impl View<'_> {
+    /// The endpoint's share of the requests: 0 to [`FULL`].
+    #[must_use]
+    pub fn share(&self, endpoint: usize) -> u32 {
+        let (Some(now), Some(standing)) = (self.now, self.roster.endpoints.get(endpoint)) else {
+            return FULL;
+        };
+        if standing.down.load(Relaxed) {
+            return 0;
+        }
+        let until = standing.until.load(Relaxed);
+        match (until > now, self.panic) {
+            (true, Panic::No) => return 0,
+            (true, Panic::Some) => return LEAST,
+            (_, Panic::All) | (false, Panic::Some) => return FULL,
+            (false, Panic::No) => {}
+        }
+        let back = until.max(standing.back_since.load(Relaxed));
+        let slow_start = nanos(self.roster.slow_start);
+        if back == 0 || slow_start == 0 {
+            return FULL;
+        }
+        let elapsed = now.saturating_sub(back).min(slow_start);
+        let share = u128::from(FULL) * u128::from(elapsed) / u128::from(slow_start);
+        u32::try_from(share).unwrap_or(FULL).max(LEAST)
+    }
+
+    /// The endpoint that is most likely well, among all but this one that are not down; in doubt
+    /// the next one.
+    #[must_use]
+    pub fn other_than(&self, endpoint: usize) -> Option<usize> {
+        let count = self.roster.endpoints.len();
+        let others = (1..count).map(|step| (endpoint + step) % count);
+        let known = others.filter_map(|other| Some((other, self.roster.endpoints.get(other)?)));
+        let possible = known.filter(|(_, standing)| !standing.down.load(Relaxed));
+        let doubt = |standing: &Standing| {
+            let ejected = self.now.is_some_and(|now| standing.is_ejected(now));
+            (ejected, standing.failures.load(Relaxed))
+        };
+        possible.min_by_key(|(_, standing)| doubt(standing)).map(|(other, _)| other)
+    }
+}
+
+/// Whether a failure speaks against the endpoint: connection and protocol do. What the app says of
+/// itself is judged elsewhere; limits, and how large a response is, are no sign of a crash.
+#[must_use]
+pub fn blames_endpoint(failure: &Failure) -> bool {
+    if failure.is_rehearsed() {
+        return false;
+    }
+    match failure.kind() {
+        Kind::DnsError
+        | Kind::DnsTimeout
+        | Kind::DestinationIpUnroutable
+        | Kind::ConnectionRefused
+        | Kind::ConnectionTimeout
+        | Kind::ConnectionTerminated
+        | Kind::ConnectionReadTimeout
+        | Kind::ConnectionWriteTimeout
+        | Kind::TlsProtocolError
+        | Kind::TlsCertificateError
+        | Kind::TlsAlertReceived
+        | Kind::HttpResponseTimeout
+        | Kind::HttpResponseIncomplete
+        | Kind::HttpResponseTransferCoding
+        | Kind::HttpProtocolError => true,
+        Kind::DestinationUnavailable
+        | Kind::ConnectionLimitReached
+        | Kind::HttpResponseHeaderSectionSize
+        | Kind::HttpResponseHeaderSize
+        | Kind::HttpResponseBodySize
+        | Kind::HttpResponseTrailerSectionSize
+        | Kind::HttpUpgradeFailed
+        | Kind::WebsocketProtocolError
+        | Kind::ApplicationError
+        | Kind::DependencyFailure
+        | Kind::ProxyInternalError
+        | Kind::ProxyConfigurationError
+        | Kind::ProxyLoopDetected => false,
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Something between nothing and `most`, so that endpoints do not come back all together.
+pub fn jitter(most: Duration) -> Duration {
+    let random = RandomState::new().hash_one(());
+    Duration::from_nanos(random % nanos(most).max(1))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+"""Three app processes, some of them SIGKILLed under steady load: what clients and operators see of it."""
+
+import threading
+import time
+
+import pytest
+
+from support import http1
+from support.processes import free_port, uvicorn
+from support.waiting import until
+
+# Short times, so that a test sees an ejection end.
+_EJECTION = ", ejection: { base: 1s, max: 1s }, slow_start: 1s"
+_HEALTH = ", health: { path: /, status: [200-499], interval: 200ms, timeout: 1s, unhealthy: 2, healthy: 1 }"
+
+
+class Load:
+    """Steady GETs on a few connections that stay open; remembers every status."""
+
+    def __init__(self, port, clients=4, pause=0.02):
+        self.port, self.pause = port, pause
+        self.statuses, self.broken = [], []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _run(self):
+        try:
+            with http1.Client(self.port) as client:
+                while not self._stop.wait(self.pause):
+                    self.statuses.append(client.request("GET", "/").status)
+        except (AssertionError, OSError) as error:
+            self.broken.append(error)
+
+    def more(self, count):
+        """Waits until so many more requests were answered."""
+        goal = len(self.statuses) + count
+        until(lambda: len(self.statuses) >= goal or self.broken, f"{count} more answers")
+
+    def is_well(self):
+        assert (set(self.statuses), self.broken) == ({200}, [])
+
+
+@pytest.fixture
+def ports():
+    return [free_port() for _ in range(3)]
+
+
+def _up(seawall, port):
+    return seawall.metrics().total("seawall_endpoint_up", endpoint=f"http://127.0.0.1:{port}")
+
+
+def _connects(seawall, port, result):
+    endpoint = f"http://127.0.0.1:{port}"
+    return seawall.metrics().total("seawall_connects_total", endpoint=endpoint, result=result)
+
+
+def test_one_of_three_is_killed_under_load_and_no_client_sees_it(processes, events, ports, start_seawall):
+    apps = {port: uvicorn(processes, events, port) for port in ports}
+    seawall = start_seawall(ports, upstream_more=_EJECTION)
+    victim = ports[1]
+    with Load(seawall.port) as load:
+        load.more(100)
+        apps[victim].kill()
+        ejections = "seawall_endpoint_ejections_total"
+        until(lambda: seawall.metrics().total(ejections) > 0, "the dead one is ejected")
+        assert _up(seawall, victim) == 0
+        before, began = _connects(seawall, victim, "failed"), time.monotonic()
+        load.more(600)
+        seconds = time.monotonic() - began
+        attempts = _connects(seawall, victim, "failed") - before
+        # One a second, and one that was on its way on each worker.
+        assert attempts <= seconds + 2, f"{attempts} attempts in {seconds:.1f} s"
+        load.is_well()
+
+        connected = _connects(seawall, victim, "ok")
+        uvicorn(processes, events, victim)
+        until(lambda: _connects(seawall, victim, "ok") > connected, "it gets requests again")
+        until(lambda: _up(seawall, victim) == 1, "it is up again")
+        load.more(100)
+    load.is_well()
+    failures = seawall.metrics().by("seawall_failures_total", "outcome")
+    assert set(failures) == {"recovered"}, failures
+
+
+def test_all_three_are_killed_and_the_first_that_comes_back_serves(processes, events, ports, start_seawall):
+    apps = [uvicorn(processes, events, port) for port in ports]
+    seawall = start_seawall(ports, upstream_more=_EJECTION)
+    assert http1.get(seawall.port, "/").status == 200
+    for app in apps:
+        app.kill()
+    answers = _timed(seawall, 20)
+    assert {answer.error for _, answer in answers} == {"connection_refused"}
+    assert min(seconds for seconds, _ in answers) < 0.005
+    uvicorn(processes, events, ports[2])
+    until(lambda: http1.get(seawall.port, "/").status == 200, "one is found that is well")
+    # It serves nearly everything now, whatever the other two do.
+    with Load(seawall.port) as load:
+        load.more(100)
+    assert load.statuses.count(200) >= 0.9 * len(load.statuses), load.statuses
+
+
+def test_when_health_checks_find_nobody_the_answer_comes_at_once(processes, events, ports, start_seawall):
+    apps = [uvicorn(processes, events, port) for port in ports]
+    seawall = start_seawall(ports, upstream_more=_HEALTH + ", slow_start: 1s")
+    assert http1.get(seawall.port, "/").status == 200
+    for app in apps:
+        app.kill()
+    until(lambda: not any(_up(seawall, port) for port in ports), "all fail their checks")
+    attempts = [_connects(seawall, port, "failed") for port in ports]
+    answers = _timed(seawall, 50)
+    assert {(answer.status, answer.error) for _, answer in answers} == {(500, "destination_unavailable")}
+    assert all(int(answer.get("retry-after")) >= 1 for _, answer in answers)
+    assert sorted(seconds for seconds, _ in answers)[25] < 0.005
+    assert [_connects(seawall, port, "failed") for port in ports] == attempts, "nobody is asked for a client"
+    uvicorn(processes, events, ports[0])
+    until(lambda: _up(seawall, ports[0]) == 1, "it passes its checks", seconds=2)
+    with Load(seawall.port) as load:
+        load.more(100)
+    load.is_well()
+
+
+def _timed(seawall, count):
+    """So many answers, each with the seconds that it took."""
+    answers = []
+    with http1.Client(seawall.port) as client:
+        for _ in range(count):
+            began = time.perf_counter()
+            answer = client.request("GET", "/")
+            answers.append((time.perf_counter() - began, answer))
+    return answers
