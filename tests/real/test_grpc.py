@@ -17,8 +17,8 @@ LARGE = 4_000_000
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-def start_server(processes, events, port):
-    argv = [sys.executable, APPS / "grpc_server.py", port]
+def start_server(processes, events, port, certificate=()):
+    argv = [sys.executable, APPS / "grpc_server.py", port, *certificate]
     return processes.start("grpc", argv, events.env()).wait_for_port(port)
 
 
@@ -95,6 +95,41 @@ def test_a_status_of_the_app_passes_without_and_behind_messages(processes, event
     seawall.failed(0)
 
 
+def test_metadata_in_bytes_and_a_status_in_detail_pass_unchanged(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    raw = bytes(range(256))
+    method = client.channel.unary_unary("/test.App/Metadata")
+    _, call = method.with_call(b"", timeout=20, metadata=(("x-who", "me"), ("x-raw-bin", raw)))
+    assert dict(call.initial_metadata())["x-raw-bin"] == raw
+    with pytest.raises(grpc.RpcError) as raised:
+        client.unary("MissingInDetail")
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, "no 50 % café\nhere")
+    assert dict(raised.value.trailing_metadata())["grpc-status-details-bin"] == raw
+    seawall.failed(0)
+
+
+def test_large_compressed_messages_pass_both_ways_in_one_call(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    messages = [os.urandom(1000) * (LARGE // 1000) for _ in range(3)]
+    method = client.channel.stream_stream("/test.App/Double")
+    answers = method(iter(messages), timeout=20, compression=grpc.Compression.Gzip)
+    for message, answer in zip(messages, answers, strict=True):
+        # Without a diff of megabytes.
+        assert len(answer) == 2 * LARGE and answer == message * 2
+    seawall.failed(0)
+
+
+def test_a_deadline_reaches_the_server_and_ends_its_call(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    assert 0 < float(client.unary("TimeLeft")) <= 20
+    # From the first call on the way is open: the deadline meets the handler, not the connecting.
+    with pytest.raises(grpc.RpcError) as raised:
+        client.channel.unary_unary("/test.App/Hang")(b"late", timeout=2)
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert events.wait("ended") == ["late"]
+    seawall.failed(0)
+
+
 def test_100_calls_at_a_time_over_one_channel(processes, events, port, client, seawall):
     start_server(processes, events, port)
     with ThreadPoolExecutor(100) as pool:
@@ -144,6 +179,67 @@ def test_a_server_killed_in_a_stream_costs_no_message_and_never_looks_like_an_en
     seawall.failed(1, kind="http_response_incomplete", phase="body", protocol="grpc", outcome="normalized")
     start_server(processes, events, port)
     assert list(client.stream("Count", b"2")) == [b"0", b"1"]
+
+
+def test_a_server_killed_while_it_takes_a_stream_of_messages_is_internal(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    over = threading.Event()
+
+    def endless():
+        yield b"first"
+        over.wait(20)
+
+    call = client.channel.stream_unary("/test.App/Total").future(endless(), timeout=20)
+    kill(events, "takes")
+    error = call.exception()
+    over.set()
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "connection_terminated")
+    seawall.failed(1, kind="connection_terminated", protocol="grpc", outcome="normalized")
+    seawall.failed(1)
+
+
+def test_a_server_killed_in_a_conversation_costs_no_message_and_never_looks_like_an_end(
+    processes, events, port, client, seawall
+):
+    start_server(processes, events, port)
+    over = threading.Event()
+
+    def endless():
+        yield from (b"a", b"b", b"c")
+        over.wait(20)
+
+    call = client.channel.stream_stream("/test.App/Double")(endless(), timeout=20)
+    assert [next(call) for _ in range(3)] == [b"aa", b"bb", b"cc"]
+    kill(events, "doubled")
+    assert failed(call) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
+    over.set()
+    seawall.failed(1, kind="http_response_incomplete", phase="body", protocol="grpc", outcome="normalized")
+    seawall.failed(1)
+
+
+def test_20_streams_of_one_connection_each_end_with_the_status_when_their_server_is_killed(
+    processes, events, port, client, seawall
+):
+    start_server(processes, events, port)
+    calls = [client.stream("CountAndHang") for _ in range(20)]
+    for call in calls:
+        assert [next(call) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    events.wait("counted", 20)
+    kill(events, "counted")
+    for call in calls:
+        assert failed(call) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
+    seawall.failed(20, kind="http_response_incomplete", protocol="grpc", outcome="normalized")
+    seawall.failed(20)
+
+
+def test_a_client_that_cancels_a_stream_ends_it_at_the_server(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    call = client.stream("CountAndHang", b"stream")
+    assert next(call) == b"0"
+    events.wait("counted")
+    call.cancel()
+    assert events.wait("ended") == ["stream"]
+    seawall.failed(0)
 
 
 def test_a_client_that_cancels_ends_the_call_of_the_server(processes, events, port, client, seawall):
@@ -198,6 +294,32 @@ def test_over_tls(processes, events, port, start_seawall, certificate):
     trust = grpc.ssl_channel_credentials(chain.read_bytes())
     with grpc.secure_channel(f"localhost:{tls}", trust) as channel:
         assert Client(channel).unary("Echo", b"hello") == b"hello"
+
+
+def test_over_tls_on_both_sides_a_killed_server_is_told_as_without(
+    processes, events, port, start_seawall, certificate
+):
+    """To the upstream h2 is agreed on by ALPN."""
+    chain, key = certificate
+    server = start_server(processes, events, port, certificate)
+    tls = free_port()
+    listener = f', {{ address: "127.0.0.1:{tls}", tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }} }}'
+    upstream = f", protocol: http2, tls: {{ roots: {chain} }}"
+    endpoints = f'endpoints: ["https://127.0.0.1:{port}"]'
+    seawall = start_seawall(port, upstream_more=upstream, listeners_more=listener, endpoints=endpoints)
+    with grpc.secure_channel(f"localhost:{tls}", grpc.ssl_channel_credentials(chain.read_bytes())) as channel:
+        client = Client(channel)
+        assert client.unary("Echo", b"hello") == b"hello"
+        stream = client.stream("CountAndHang")
+        assert [next(stream) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+        events.wait("counted")
+        server.kill()
+        assert failed(stream) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
+        assert unary_failed(client, "Echo") == (grpc.StatusCode.UNAVAILABLE, "connection_refused")
+        start_server(processes, events, port, certificate)
+        assert client.unary("Echo", b"again") == b"again"
+    seawall.failed(2, protocol="grpc", outcome="normalized")
+    seawall.failed(2)
 
 
 def test_a_grpc_web_call_that_fails_has_its_status_in_the_head(seawall):
