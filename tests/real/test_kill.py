@@ -145,3 +145,15 @@ def test_no_answer_is_truncated_while_workers_are_killed(
     load = Load(app, seawall.port, method, path)
     load.run()
     check(load, seawall, events)
+
+
+def test_without_the_hold_the_same_deaths_cut_answers_and_each_is_counted(processes, events, port, start_seawall):
+    """The control: it shows that deaths meet answers in their middle, and what the hold is worth."""
+    seawall = start_seawall(port, more="failures: { hold: off }")
+    app = start_node(processes, events, port)
+    until(lambda: len(workers_of(app)) == WORKERS, "all workers are there")
+    load = Load(app, seawall.port, "GET", "/sized")
+    load.run()
+    cut = sum(not answer.complete for answer in load.answers.values())
+    assert cut > 0
+    seawall.counted(cut, lambda metrics: metrics.total("seawall_failures_total", outcome="aborted"), "aborted")
