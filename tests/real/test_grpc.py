@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -283,6 +284,68 @@ def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there
     assert answered.count(None) <= 4, "at most the calls that ran when it stopped"
     normalized = seawall.metrics().total("seawall_failures_total", outcome="normalized")
     assert normalized == 0, "what met the stop was recovered"
+
+
+def test_servers_killed_under_load_cost_only_calls_in_flight_and_the_metrics_add_up(
+    processes, events, port, start_seawall
+):
+    """Two servers, killed and started in turn at every 40th result; unary calls and streams, on 8 channels."""
+    other = free_port()
+    servers = {each: start_server(processes, events, each) for each in (port, other)}
+    endpoints = f'endpoints: ["http://127.0.0.1:{port}", "http://127.0.0.1:{other}"]'
+    seawall = start_seawall(port, upstream_more=", protocol: http2", endpoints=endpoints)
+    results, lock, one_at_a_time = Counter(), threading.Lock(), threading.Lock()
+
+    def call(client, number):
+        """The status and the details; the messages are checked here."""
+        size = 100
+        expected = [str(message).encode() for message in range(size)] if number % 2 else [str(number).encode()]
+        messages = []
+        try:
+            if number % 2:
+                messages.extend(client.stream("Count", str(size).encode()))
+            else:
+                messages.append(client.unary("Echo", expected[0]))
+        except grpc.RpcError as error:
+            assert messages == expected[: len(messages)], "none is lost or twice before a failure"
+            return error.code(), error.details()
+        assert messages == expected, "an OK is the end of all messages"
+        return grpc.StatusCode.OK, ""
+
+    def calls(_):
+        with grpc.insecure_channel(f"127.0.0.1:{seawall.port}") as channel:
+            for number in range(40):
+                result = call(Client(channel), number)
+                with lock:
+                    results[result] += 1
+                    due = results.total() % 40 == 0 and results.total() // 40
+                if due:
+                    victim = port if due % 2 else other
+                    with one_at_a_time:
+                        servers[victim].kill()
+                        servers[victim] = start_server(processes, events, victim)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(calls, range(8)))
+    assert results.total() == 8 * 40
+    errors = Counter()
+    for (code, details), count in results.items():
+        if code != grpc.StatusCode.OK:
+            assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE), results
+            errors[details] += count
+    assert errors.keys() <= {"connection_terminated", "http_response_incomplete", "connection_refused"}, results
+    assert errors.total() <= 8 * 7, "at most what was in flight at each death"
+    recovered = seawall.metrics().total("seawall_failures_total", outcome="recovered")
+    assert recovered > 0, "while one of them was down, the other one took its calls"
+    seawall.counted(
+        (errors, 0, 0),
+        lambda metrics: (
+            metrics.by("seawall_failures_total", "kind", protocol="grpc", outcome="normalized"),
+            metrics.total("seawall_failures_total", outcome="aborted"),
+            metrics.total("seawall_requests_in_flight"),
+        ),
+        "the metrics are what the clients saw",
+    )
 
 
 def test_over_tls(processes, events, port, start_seawall, certificate):
