@@ -62,8 +62,10 @@ def unary_failed(client, method, request=b""):
     return raised.value.code(), raised.value.details()
 
 
-def kill(events, event):
-    os.kill(int(events.wait(event)[-1]), signal.SIGKILL)
+def kill(server, events, event):
+    """Returns when the server is gone: while it dies, its port still takes connections, and resets them."""
+    events.wait(event)
+    server.kill()
 
 
 def test_calls_of_all_four_types_pass(processes, events, port, client, seawall):
@@ -148,11 +150,11 @@ def test_a_server_that_is_down_is_unavailable(client, seawall):
 def test_a_server_killed_in_unary_calls_is_told_to_each_and_the_next_call_succeeds(
     processes, events, port, client, seawall
 ):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     with ThreadPoolExecutor(20) as pool:
         calls = [pool.submit(unary_failed, client, "Hang", str(number).encode()) for number in range(20)]
         events.wait("hangs", 20)
-        kill(events, "hangs")
+        kill(server, events, "hangs")
         results = {call.result() for call in calls}
     assert results == {(grpc.StatusCode.INTERNAL, "connection_terminated")}
     seawall.failed(20, kind="connection_terminated", phase="head", protocol="grpc", outcome="normalized")
@@ -164,14 +166,14 @@ def test_a_server_killed_in_unary_calls_is_told_to_each_and_the_next_call_succee
 def test_a_server_killed_in_a_stream_costs_no_message_and_never_looks_like_an_end(
     processes, events, port, client, seawall
 ):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     messages = []
 
     def killing():
         for message in client.stream("CountAndHang"):
             messages.append(message)
             if len(messages) == 5:
-                kill(events, "counted")
+                kill(server, events, "counted")
             yield message
 
     code, details, _ = failed(killing)
@@ -183,7 +185,7 @@ def test_a_server_killed_in_a_stream_costs_no_message_and_never_looks_like_an_en
 
 
 def test_a_server_killed_while_it_takes_a_stream_of_messages_is_internal(processes, events, port, client, seawall):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     over = threading.Event()
 
     def endless():
@@ -191,7 +193,7 @@ def test_a_server_killed_while_it_takes_a_stream_of_messages_is_internal(process
         over.wait(20)
 
     call = client.channel.stream_unary("/test.App/Total").future(endless(), timeout=20)
-    kill(events, "takes")
+    kill(server, events, "takes")
     error = call.exception()
     over.set()
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "connection_terminated")
@@ -202,7 +204,7 @@ def test_a_server_killed_while_it_takes_a_stream_of_messages_is_internal(process
 def test_a_server_killed_in_a_conversation_costs_no_message_and_never_looks_like_an_end(
     processes, events, port, client, seawall
 ):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     over = threading.Event()
 
     def endless():
@@ -211,7 +213,7 @@ def test_a_server_killed_in_a_conversation_costs_no_message_and_never_looks_like
 
     call = client.channel.stream_stream("/test.App/Double")(endless(), timeout=20)
     assert [next(call) for _ in range(3)] == [b"aa", b"bb", b"cc"]
-    kill(events, "doubled")
+    kill(server, events, "doubled")
     assert failed(call) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
     over.set()
     seawall.failed(1, kind="http_response_incomplete", phase="body", protocol="grpc", outcome="normalized")
@@ -221,12 +223,12 @@ def test_a_server_killed_in_a_conversation_costs_no_message_and_never_looks_like
 def test_20_streams_of_one_connection_each_end_with_the_status_when_their_server_is_killed(
     processes, events, port, client, seawall
 ):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     calls = [client.stream("CountAndHang") for _ in range(20)]
     for call in calls:
         assert [next(call) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
     events.wait("counted", 20)
-    kill(events, "counted")
+    kill(server, events, "counted")
     for call in calls:
         assert failed(call) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
     seawall.failed(20, kind="http_response_incomplete", protocol="grpc", outcome="normalized")
