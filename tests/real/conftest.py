@@ -65,10 +65,14 @@ def seawall(start_seawall, port):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A certificate for 127.0.0.1 and localhost that is its own authority, and its key."""
+    """A certificate for 127.0.0.1 and localhost that is its own authority, and its key.
+
+    It says that it is no authority for others: else it may not be a server's own either (RFC 5280, as rustls reads it).
+    """
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     argv += ["-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    argv += ["-addext", "basicConstraints=critical,CA:FALSE"]
     subprocess.run([*argv, "-out", chain, "-keyout", key], check=True, capture_output=True)
     return chain, key
 

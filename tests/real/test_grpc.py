@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -17,8 +18,8 @@ LARGE = 4_000_000
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-def start_server(processes, events, port):
-    argv = [sys.executable, APPS / "grpc_server.py", port]
+def start_server(processes, events, port, certificate=()):
+    argv = [sys.executable, APPS / "grpc_server.py", port, *certificate]
     return processes.start("grpc", argv, events.env()).wait_for_port(port)
 
 
@@ -61,8 +62,10 @@ def unary_failed(client, method, request=b""):
     return raised.value.code(), raised.value.details()
 
 
-def kill(events, event):
-    os.kill(int(events.wait(event)[-1]), signal.SIGKILL)
+def kill(server, events, event):
+    """Returns when the server is gone: while it dies, its port still takes connections, and resets them."""
+    events.wait(event)
+    server.kill()
 
 
 def test_calls_of_all_four_types_pass(processes, events, port, client, seawall):
@@ -95,6 +98,41 @@ def test_a_status_of_the_app_passes_without_and_behind_messages(processes, event
     seawall.failed(0)
 
 
+def test_metadata_in_bytes_and_a_status_in_detail_pass_unchanged(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    raw = bytes(range(256))
+    method = client.channel.unary_unary("/test.App/Metadata")
+    _, call = method.with_call(b"", timeout=20, metadata=(("x-who", "me"), ("x-raw-bin", raw)))
+    assert dict(call.initial_metadata())["x-raw-bin"] == raw
+    with pytest.raises(grpc.RpcError) as raised:
+        client.unary("MissingInDetail")
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, "no 50 % café\nhere")
+    assert dict(raised.value.trailing_metadata())["grpc-status-details-bin"] == raw
+    seawall.failed(0)
+
+
+def test_large_compressed_messages_pass_both_ways_in_one_call(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    messages = [os.urandom(1000) * (LARGE // 1000) for _ in range(3)]
+    method = client.channel.stream_stream("/test.App/Double")
+    answers = method(iter(messages), timeout=20, compression=grpc.Compression.Gzip)
+    for message, answer in zip(messages, answers, strict=True):
+        # Without a diff of megabytes.
+        assert len(answer) == 2 * LARGE and answer == message * 2
+    seawall.failed(0)
+
+
+def test_a_deadline_reaches_the_server_and_ends_its_call(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    assert 0 < float(client.unary("TimeLeft")) <= 20
+    # From the first call on the way is open: the deadline meets the handler, not the connecting.
+    with pytest.raises(grpc.RpcError) as raised:
+        client.channel.unary_unary("/test.App/Hang")(b"late", timeout=2)
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert events.wait("ended") == ["late"]
+    seawall.failed(0)
+
+
 def test_100_calls_at_a_time_over_one_channel(processes, events, port, client, seawall):
     start_server(processes, events, port)
     with ThreadPoolExecutor(100) as pool:
@@ -112,11 +150,11 @@ def test_a_server_that_is_down_is_unavailable(client, seawall):
 def test_a_server_killed_in_unary_calls_is_told_to_each_and_the_next_call_succeeds(
     processes, events, port, client, seawall
 ):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     with ThreadPoolExecutor(20) as pool:
         calls = [pool.submit(unary_failed, client, "Hang", str(number).encode()) for number in range(20)]
         events.wait("hangs", 20)
-        kill(events, "hangs")
+        kill(server, events, "hangs")
         results = {call.result() for call in calls}
     assert results == {(grpc.StatusCode.INTERNAL, "connection_terminated")}
     seawall.failed(20, kind="connection_terminated", phase="head", protocol="grpc", outcome="normalized")
@@ -128,14 +166,14 @@ def test_a_server_killed_in_unary_calls_is_told_to_each_and_the_next_call_succee
 def test_a_server_killed_in_a_stream_costs_no_message_and_never_looks_like_an_end(
     processes, events, port, client, seawall
 ):
-    start_server(processes, events, port)
+    server = start_server(processes, events, port)
     messages = []
 
     def killing():
         for message in client.stream("CountAndHang"):
             messages.append(message)
             if len(messages) == 5:
-                kill(events, "counted")
+                kill(server, events, "counted")
             yield message
 
     code, details, _ = failed(killing)
@@ -144,6 +182,67 @@ def test_a_server_killed_in_a_stream_costs_no_message_and_never_looks_like_an_en
     seawall.failed(1, kind="http_response_incomplete", phase="body", protocol="grpc", outcome="normalized")
     start_server(processes, events, port)
     assert list(client.stream("Count", b"2")) == [b"0", b"1"]
+
+
+def test_a_server_killed_while_it_takes_a_stream_of_messages_is_internal(processes, events, port, client, seawall):
+    server = start_server(processes, events, port)
+    over = threading.Event()
+
+    def endless():
+        yield b"first"
+        over.wait(20)
+
+    call = client.channel.stream_unary("/test.App/Total").future(endless(), timeout=20)
+    kill(server, events, "takes")
+    error = call.exception()
+    over.set()
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "connection_terminated")
+    seawall.failed(1, kind="connection_terminated", protocol="grpc", outcome="normalized")
+    seawall.failed(1)
+
+
+def test_a_server_killed_in_a_conversation_costs_no_message_and_never_looks_like_an_end(
+    processes, events, port, client, seawall
+):
+    server = start_server(processes, events, port)
+    over = threading.Event()
+
+    def endless():
+        yield from (b"a", b"b", b"c")
+        over.wait(20)
+
+    call = client.channel.stream_stream("/test.App/Double")(endless(), timeout=20)
+    assert [next(call) for _ in range(3)] == [b"aa", b"bb", b"cc"]
+    kill(server, events, "doubled")
+    assert failed(call) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
+    over.set()
+    seawall.failed(1, kind="http_response_incomplete", phase="body", protocol="grpc", outcome="normalized")
+    seawall.failed(1)
+
+
+def test_20_streams_of_one_connection_each_end_with_the_status_when_their_server_is_killed(
+    processes, events, port, client, seawall
+):
+    server = start_server(processes, events, port)
+    calls = [client.stream("CountAndHang") for _ in range(20)]
+    for call in calls:
+        assert [next(call) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    events.wait("counted", 20)
+    kill(server, events, "counted")
+    for call in calls:
+        assert failed(call) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
+    seawall.failed(20, kind="http_response_incomplete", protocol="grpc", outcome="normalized")
+    seawall.failed(20)
+
+
+def test_a_client_that_cancels_a_stream_ends_it_at_the_server(processes, events, port, client, seawall):
+    start_server(processes, events, port)
+    call = client.stream("CountAndHang", b"stream")
+    assert next(call) == b"0"
+    events.wait("counted")
+    call.cancel()
+    assert events.wait("ended") == ["stream"]
+    seawall.failed(0)
 
 
 def test_a_client_that_cancels_ends_the_call_of_the_server(processes, events, port, client, seawall):
@@ -188,6 +287,68 @@ def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there
     assert normalized == 0, "what met the stop was recovered"
 
 
+def test_servers_killed_under_load_cost_only_calls_in_flight_and_the_metrics_add_up(
+    processes, events, port, start_seawall
+):
+    """Two servers, killed and started in turn at every 40th result; unary calls and streams, on 8 channels."""
+    other = free_port()
+    servers = {each: start_server(processes, events, each) for each in (port, other)}
+    endpoints = f'endpoints: ["http://127.0.0.1:{port}", "http://127.0.0.1:{other}"]'
+    seawall = start_seawall(port, upstream_more=", protocol: http2", endpoints=endpoints)
+    results, lock, one_at_a_time = Counter(), threading.Lock(), threading.Lock()
+
+    def call(client, number):
+        """The status and the details; the messages are checked here."""
+        size = 100
+        expected = [str(message).encode() for message in range(size)] if number % 2 else [str(number).encode()]
+        messages = []
+        try:
+            if number % 2:
+                messages.extend(client.stream("Count", str(size).encode()))
+            else:
+                messages.append(client.unary("Echo", expected[0]))
+        except grpc.RpcError as error:
+            assert messages == expected[: len(messages)], "none is lost or twice before a failure"
+            return error.code(), error.details()
+        assert messages == expected, "an OK is the end of all messages"
+        return grpc.StatusCode.OK, ""
+
+    def calls(_):
+        with grpc.insecure_channel(f"127.0.0.1:{seawall.port}") as channel:
+            for number in range(40):
+                result = call(Client(channel), number)
+                with lock:
+                    results[result] += 1
+                    due = results.total() % 40 == 0 and results.total() // 40
+                if due:
+                    victim = port if due % 2 else other
+                    with one_at_a_time:
+                        servers[victim].kill()
+                        servers[victim] = start_server(processes, events, victim)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(calls, range(8)))
+    assert results.total() == 8 * 40
+    errors = Counter()
+    for (code, details), count in results.items():
+        if code != grpc.StatusCode.OK:
+            assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE), results
+            errors[details] += count
+    assert errors.keys() <= {"connection_terminated", "http_response_incomplete", "connection_refused"}, results
+    assert errors.total() <= 8 * 7, "at most what was in flight at each death"
+    recovered = seawall.metrics().total("seawall_failures_total", outcome="recovered")
+    assert recovered > 0, "while one of them was down, the other one took its calls"
+    seawall.counted(
+        (errors, 0, 0),
+        lambda metrics: (
+            metrics.by("seawall_failures_total", "kind", protocol="grpc", outcome="normalized"),
+            metrics.total("seawall_failures_total", outcome="aborted"),
+            metrics.total("seawall_requests_in_flight"),
+        ),
+        "the metrics are what the clients saw",
+    )
+
+
 def test_over_tls(processes, events, port, start_seawall, certificate):
     start_server(processes, events, port)
     chain, key = certificate
@@ -197,6 +358,32 @@ def test_over_tls(processes, events, port, start_seawall, certificate):
     trust = grpc.ssl_channel_credentials(chain.read_bytes())
     with grpc.secure_channel(f"localhost:{tls}", trust) as channel:
         assert Client(channel).unary("Echo", b"hello") == b"hello"
+
+
+def test_over_tls_on_both_sides_a_killed_server_is_told_as_without(
+    processes, events, port, start_seawall, certificate
+):
+    """To the upstream h2 is agreed on by ALPN."""
+    chain, key = certificate
+    server = start_server(processes, events, port, certificate)
+    tls = free_port()
+    listener = f', {{ address: "127.0.0.1:{tls}", tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }} }}'
+    upstream = f", protocol: http2, tls: {{ roots: {chain} }}"
+    endpoints = f'endpoints: ["https://127.0.0.1:{port}"]'
+    seawall = start_seawall(port, upstream_more=upstream, listeners_more=listener, endpoints=endpoints)
+    with grpc.secure_channel(f"localhost:{tls}", grpc.ssl_channel_credentials(chain.read_bytes())) as channel:
+        client = Client(channel)
+        assert client.unary("Echo", b"hello") == b"hello"
+        stream = client.stream("CountAndHang")
+        assert [next(stream) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+        events.wait("counted")
+        server.kill()
+        assert failed(stream) == (grpc.StatusCode.INTERNAL, "http_response_incomplete", [])
+        assert unary_failed(client, "Echo") == (grpc.StatusCode.UNAVAILABLE, "connection_refused")
+        start_server(processes, events, port, certificate)
+        assert client.unary("Echo", b"again") == b"again"
+    seawall.failed(2, protocol="grpc", outcome="normalized")
+    seawall.failed(2)
 
 
 def test_a_grpc_web_call_that_fails_has_its_status_in_the_head(seawall):

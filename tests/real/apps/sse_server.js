@@ -9,8 +9,10 @@ const announce = (name, detail) => fs.writeSync(events, `${name} ${detail}\n`);
 const PAGE = `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><script>
 window.messages = [];
 window.told = [];
+window.opened = 0;
 let last = 0;
 function listen() {
+  window.opened++;
   const source = new EventSource("/events?after=" + last);
   source.onmessage = ({ data, lastEventId }) => {
     last = lastEventId;
@@ -35,6 +37,8 @@ http
     const after = new URL(request.url, "http://app").searchParams.get("after");
     const last = Number(request.headers["last-event-id"] ?? after);
     announce("asked", last);
+    // Only a browser that reconnects by itself says so in this field.
+    if (request.headers["last-event-id"]) announce("resumed", request.headers["last-event-id"]);
     response.writeHead(200, { "Content-Type": "text/event-stream" });
     response.write("retry: 100\n\n");
     for (let number = last + 1; number <= last + 3; number++) {

@@ -111,6 +111,10 @@ class Client:
             answer.complete = True
         return answer
 
+    def half_close(self):
+        """Says that no more requests come; the other side may still send."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def closed(self):
         """Reads until the connection ends; how it ended. Nothing may come before the end."""
         while self._fill():
