@@ -30,6 +30,8 @@ first_of chromium chromium-browser google-chrome || need chromium
 have chromedriver || need chromium-driver
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || need postgresql
 have runuser || need util-linux
+have prometheus || need prometheus
+have promtool || need prometheus
 
 if [ "${#missing[@]}" -gt 0 ]; then
   have apt-get || stop "missing: ${missing[*]} (Debian's names). There is no apt-get here: install them by hand"
