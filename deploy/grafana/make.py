@@ -15,6 +15,7 @@ ROUTE = f'{INSTANCE},route=~"$route"'
 BOTH = f'{UPSTREAM},route=~"$route"'
 LOST = f'seawall_failures_total{{{UPSTREAM},outcome=~"normalized|aborted"}}'
 LOST_REQUESTS = f'seawall_failures_total{{{UPSTREAM},outcome=~"normalized|aborted",phase!="websocket"}}'
+UNSEEN = f'seawall_failures_total{{{UPSTREAM},outcome=~"recovered|passed"}}'
 RATE = "$__rate_interval"
 GREEN, YELLOW, RED = "green", "yellow", "red"
 
@@ -93,7 +94,9 @@ def lines(title, about, pairs, unit="reqps", width=12, stacked=False, thresholds
 def timeline(title, about, expression, legend, zero, one):
     """States over time: `zero` and `one` are (text, colour) of the values 0 and 1."""
     made = panel("state-timeline", title, about, 12, 8, [(expression, legend)], "short")
-    texts = {str(value): {"color": color, "index": value, "text": text} for value, (text, color) in enumerate((zero, one))}
+    texts = {
+        str(value): {"color": color, "index": value, "text": text} for value, (text, color) in enumerate((zero, one))
+    }
     made["fieldConfig"]["defaults"]["mappings"] = [{"type": "value", "options": texts}]
     made["fieldConfig"]["defaults"]["custom"] = {"fillOpacity": 80, "lineWidth": 0}
     made["options"] = {
@@ -196,7 +199,12 @@ CAUSES = [
     lines(
         "Failed dependencies",
         "What failed behind the app, as the rules in failures.dependencies name it.",
-        [(per_second("seawall_dependency_failures_total", UPSTREAM, "upstream, dependency"), "{{upstream}}: {{dependency}}")],
+        [
+            (
+                per_second("seawall_dependency_failures_total", UPSTREAM, "upstream, dependency"),
+                "{{upstream}}: {{dependency}}",
+            )
+        ],
         stacked=True,
     ),
     lines(
@@ -210,7 +218,7 @@ CAUSES = [
         "Failures that clients did not see, and errors of the app that policy let through.",
         [
             (
-                f'sum by (outcome, kind) (rate(seawall_failures_total{{{UPSTREAM},outcome=~"recovered|passed"}}[{RATE}])) > 0',
+                f"sum by (outcome, kind) (rate({UNSEEN}[{RATE}])) > 0",
                 "{{outcome}}: {{kind}}",
             )
         ],
@@ -254,7 +262,12 @@ WEBSOCKETS = [
     lines(
         "Messages cut",
         "Messages cut when their sender failed: data that may be lost.",
-        [(per_second("seawall_websocket_cut_messages_total", UPSTREAM, "upstream, direction"), "{{upstream}} {{direction}}")],
+        [
+            (
+                per_second("seawall_websocket_cut_messages_total", UPSTREAM, "upstream, direction"),
+                "{{upstream}} {{direction}}",
+            )
+        ],
         "mps",
         8,
         stacked=True,

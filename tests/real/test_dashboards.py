@@ -215,6 +215,14 @@ def test_every_panel_has_data_while_everything_fails(stage):
             until(lambda: stage.prometheus.values(expression), f"{panel['title']}: {expression} gives data")
 
 
+def test_every_variable_has_values(stage):
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
+            query = f'count by ({label}) ({{{label}!=""}} and {concrete(series)})'
+            until(lambda: stage.prometheus.values(query), f"{variable['name']}: {query} gives data")
+
+
 def test_alerts_fire_and_resolve(stage):
     stage.break_everything()
     alerts = {rule["name"] for rule in stage.prometheus.rules() if rule["type"] == "alerting"}
@@ -290,7 +298,7 @@ def test_the_dashboard_is_what_its_script_prints():
 
 def test_every_metric_is_shown_and_none_is_unknown():
     shown = metrics_in("\n".join(expression for panel in PANELS for expression in expressions(panel)))
-    variables = metrics_in("\n".join(one["definition"] for one in DASHBOARD["templating"]["list"] if "definition" in one))
+    variables = metrics_in("\n".join(one.get("definition", "") for one in DASHBOARD["templating"]["list"]))
     alerted = metrics_in((DEPLOY / "rules.yml").read_text())
     assert len(documented()) > 20
     assert shown | variables | alerted <= documented()
