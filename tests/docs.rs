@@ -152,7 +152,13 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn links_between_the_pages_lead_somewhere() {
     let _guard = README.lock();
-    for page in ["README.md", "CHANGELOG.md", "SECURITY.md", "deploy/README.md"] {
+    for page in [
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "deploy/README.md",
+        "deploy/prometheus/README.md",
+    ] {
         let text = read(page);
         let folder = file(page).parent().unwrap().to_owned();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

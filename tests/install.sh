@@ -30,6 +30,7 @@ first_of chromium chromium-browser google-chrome || need chromium
 have chromedriver || need chromium-driver
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || need postgresql
 have runuser || need util-linux
+{ have prometheus && have promtool; } || need prometheus
 
 if [ "${#missing[@]}" -gt 0 ]; then
   have apt-get || stop "missing: ${missing[*]} (Debian's names). There is no apt-get here: install them by hand"
@@ -42,7 +43,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
   fi
   say "apt packages: ${missing[*]}"
-  # RUNLEVEL=1: a package that brings a service (PostgreSQL) must not start it.
+  # RUNLEVEL=1: a package that brings a service (PostgreSQL, Prometheus) must not start it.
   apt() { ${as_root[@]+"${as_root[@]}"} env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -q "$@"; }
   log=$(mktemp)
   if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
