@@ -66,6 +66,7 @@ pub async fn respond(
     let status = answered.head.status;
     if status != StatusCode::SWITCHING_PROTOCOLS {
         if status.is_server_error() {
+            route.upstream.report(answered.endpoint, Outcome::AppFailed);
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
                 .with_received_status(status.as_u16());
             return held.answer(route.upstream.place(answered.endpoint, failure));

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::support::client::{Client, End, Request, Seen, Version};
 use crate::support::script::{Script, Upstream, WELL};
 use crate::support::seawall::Seawall;
+use crate::support::websocket;
 
 /// Requests are sent again as by default; endpoints that come back get their full share at once.
 const AGAIN: &str = "retry: { attempts: 2, budget_percent: 100 }, slow_start: 0s";
@@ -204,6 +205,22 @@ fn the_endpoint_that_is_slow_gets_what_it_can_do_and_no_more() {
     }
     assert_eq!(slow.requests().len(), 1);
     slow.gate().open();
+}
+
+#[test]
+fn an_open_websocket_counts_as_load() {
+    let busy = Upstream::playing([websocket::open().hang()]);
+    // Whoever tries it first is sent on to the other one.
+    let other = Upstream::playing([Script::default().reset()]);
+    let settings = format!("balance: least_request, {AGAIN}");
+    let seawall = Seawall::at(&urls(&[busy.address(), other.address()]), &settings);
+    let (_session, seen) = websocket::connect(seawall.address(), "");
+    assert_eq!(seen.status, 101);
+    for _ in 0..20 {
+        assert_eq!(get(&seawall, &other).status, 200);
+    }
+    let (busy, other) = (busy.requests().len(), other.requests().len());
+    assert!(busy <= 2 && other >= 19, "{busy} and {other}");
 }
 
 #[test]

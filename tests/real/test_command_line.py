@@ -61,7 +61,7 @@ def test_five_mistakes_are_five_errors_with_their_lines(tmp_path):
     for message, (number, word) in zip(messages, MISTAKES.items(), strict=True):
         assert message.startswith(f"bad.yaml:{number}:")
         assert word in message
-    assert output.count("did you mean") == 2, "a remedy for what is almost right"
+    assert output.count("did you mean") == 3, "a remedy for what is almost right"
     assert "5 errors in bad.yaml" in output
 
 
