@@ -1,4 +1,4 @@
-//! The client's connection, as its requests see it: who is there, and the four things that a
+//! The client's connection, as its requests see it: who is there, and what a
 //! request may want of the connection itself.
 //!
 //! hyper owns the socket while it serves HTTP. What it has no way to say goes through here: an
@@ -33,6 +33,8 @@ pub struct Client {
     pub busy: Cell<bool>,
     /// The head of a request did not come in time.
     pub late: Cell<bool>,
+    /// The head of a request can be read in two ways: it is refused without being parsed.
+    pub ambiguous: Cell<bool>,
     /// Set by a 101: what the connection becomes.
     pub upgraded: RefCell<Option<Upgraded>>,
     /// Interim responses on their way.
@@ -57,6 +59,7 @@ impl Client {
             linger: Cell::new(false),
             busy: Cell::new(false),
             late: Cell::new(false),
+            ambiguous: Cell::new(false),
             upgraded: RefCell::default(),
             interim: RefCell::default(),
         }

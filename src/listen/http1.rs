@@ -6,6 +6,7 @@
 //! | a response cut off that a FIN would complete | is reset |
 //! | unread request content, or a request it could not parse | lingers: answer, FIN, read away |
 //! | a head that came too slowly | gets a 408 |
+//! | a head that can be read in two ways | gets a 400 |
 //! | anything else | is closed |
 
 use std::convert::Infallible;
@@ -35,6 +36,10 @@ const LINGER: Duration = Duration::from_secs(5);
 /// RFC 9110 §15.5.9.
 const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// RFC 9112 §6.1: what is ambiguous is refused, and the connection closed.
+const REFUSED: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Serves the connection to its end.
 pub async fn serve(
@@ -81,6 +86,12 @@ pub async fn serve(
         return None;
     }
     let upgraded = client.upgraded.take();
+    if client.ambiguous.get() && upgraded.is_none() {
+        worker.metrics.client(ClientFailure::BadRequest);
+        let _ = timeout(LINGER, io.write_all(REFUSED)).await;
+        close(io, true).await;
+        return None;
+    }
     match (ended, upgraded) {
         (Ok(()), Some(upgraded)) => {
             io.upgrade();
