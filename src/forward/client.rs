@@ -35,6 +35,8 @@ pub struct Client {
     pub late: Cell<bool>,
     /// The head of a request can be read in two ways: it is refused without being parsed.
     pub ambiguous: Cell<bool>,
+    /// How many requests there were.
+    pub requests: Cell<u64>,
     /// Set by a 101: what the connection becomes.
     pub upgraded: RefCell<Option<Upgraded>>,
     /// Interim responses on their way.
@@ -60,6 +62,7 @@ impl Client {
             busy: Cell::new(false),
             late: Cell::new(false),
             ambiguous: Cell::new(false),
+            requests: Cell::new(0),
             upgraded: RefCell::default(),
             interim: RefCell::default(),
         }

@@ -16,6 +16,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -58,9 +60,18 @@ pub async fn serve(
         Limits { write: limits.write_timeout, head: Some(limits.head_timeout) },
     );
     let service = service_fn(|request| {
+        let requests = client.requests.get() + 1;
+        client.requests.set(requests);
+        let is_last = requests >= limits.requests_per_connection;
         let answer = handle(Rc::clone(worker), Rc::clone(&client), request);
         // Boxed because hyper takes a connection apart only if its requests can be moved.
-        Box::pin(async { Ok::<_, Infallible>(answer.await) })
+        Box::pin(async move {
+            let mut response = answer.await;
+            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        })
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(limits.head_bytes.max(8 * 1024))

@@ -43,6 +43,7 @@ pub struct Metrics {
     requests_in_flight: IntGaugeVec,
     retries: IntCounterVec,
     client_failures: IntCounterVec,
+    connections_refused: IntCounterVec,
     rehearsals: IntCounterVec,
     clients: Vec<IntCounter>,
     scrubbed_responses: IntCounterVec,
@@ -121,6 +122,7 @@ impl Metrics {
             requests_in_flight: make.gauge(&family::REQUESTS_IN_FLIGHT)?,
             retries: make.counter(&family::RETRIES)?,
             client_failures,
+            connections_refused: make.counter(&family::CLIENT_CONNECTIONS_REFUSED)?,
             rehearsals: make.counter(&family::REHEARSALS)?,
             clients,
             scrubbed_responses: make.counter(&family::SCRUBBED_RESPONSES)?,
@@ -247,6 +249,11 @@ impl Metrics {
     pub fn client_connected(&self) -> ClientConnection {
         self.client_connections.inc();
         ClientConnection(self.client_connections.clone())
+    }
+
+    /// Counts a client's connection that was refused because of this limit.
+    pub fn connection_refused(&self, limit: &'static str) {
+        self.connections_refused.with_label_values(&[limit]).inc();
     }
 
     /// Counts a configuration that was loaded, or could not be.
