@@ -218,7 +218,11 @@ pub fn http1(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    out.extend_from_slice(if target.is_empty() { b"/" } else { target.as_bytes() });
+    // An absolute-form target may have no path (RFC 9112 §3.2.1).
+    if target.is_empty() || target.starts_with('?') {
+        out.extend_from_slice(b"/");
+    }
+    out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     extend_field(&mut out, b"host", extra.host.as_bytes());
     end_to_end(&mut out, parts, extra);

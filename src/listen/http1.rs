@@ -62,6 +62,8 @@ pub async fn serve(
     let service = service_fn(|request| {
         let requests = client.requests.get() + 1;
         client.requests.set(requests);
+        // hyper reads on before it polls the request for the first time.
+        client.busy.set(true);
         let is_last = requests >= limits.requests_per_connection;
         let answer = handle(Rc::clone(worker), Rc::clone(&client), request);
         // Boxed because hyper takes a connection apart only if its requests can be moved.

@@ -10,7 +10,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::PATIENCE;
 use crate::support::client::{End, Http1};
 use crate::support::script::Gate;
 use crate::support::seawall::Seawall;
@@ -213,10 +212,17 @@ fn there_are_more_than_a_hundred_requests_in_the_table() {
     assert!(names.len() > 100, "{}", names.len());
 }
 
-/// An answer that takes longer than anything here is an error of the test.
-pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
+#[test]
+fn a_request_that_has_been_here_before_is_a_loop() {
+    let (recorder, seawall) = stage();
+    let mut client = Http1::connect(seawall.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 other, 2.0 WALL\r\n\r\n");
+    let seen = client.read(false, &Gate::default());
+    assert_eq!((seen.status, seen.end), (500, End::Complete));
+    assert_eq!(seen.field("proxy-status"), Some("seawall;error=proxy_loop_detected"));
+    assert!(recorder.requests().is_empty());
+    let failures = seawall.cells("seawall_failures_total");
+    assert_eq!(failures.len(), 1);
+    assert!(failures[0].contains("kind=\"proxy_loop_detected\""), "{failures:?}");
+    assert!(failures[0].contains("phase=\"send\""), "{failures:?}");
 }
