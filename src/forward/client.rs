@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 
 use bytes::BytesMut;
 use http::Version;
@@ -35,6 +36,8 @@ pub struct Client {
     pub late: Cell<bool>,
     /// The head of a request can be read in two ways: it is refused without being parsed.
     pub ambiguous: Cell<bool>,
+    /// Whoever waits for the end of the request that is being served.
+    pub waiting: RefCell<Option<Waker>>,
     /// How many requests there were.
     pub requests: Cell<u64>,
     /// Set by a 101: what the connection becomes.
@@ -62,6 +65,7 @@ impl Client {
             busy: Cell::new(false),
             late: Cell::new(false),
             ambiguous: Cell::new(false),
+            waiting: RefCell::default(),
             requests: Cell::new(0),
             upgraded: RefCell::default(),
             interim: RefCell::default(),
@@ -103,6 +107,9 @@ pub struct Busy(Rc<Client>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(false);
+        if let Some(waiting) = self.0.waiting.take() {
+            waiting.wake();
+        }
     }
 }
 

@@ -125,20 +125,26 @@ impl ClientIo {
     }
 
     /// Lets through what was read, up to a head that can be read in two ways.
-    fn watch(&mut self, buf: &mut ReadBuf<'_>, known: usize) -> Poll<io::Result<()>> {
+    fn watch(
+        &mut self,
+        cx: &Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        known: usize,
+    ) -> Poll<io::Result<()>> {
         let Some(watch) = &mut self.watch else { return Poll::Ready(Ok(())) };
         let read = buf.filled().get(known..).unwrap_or_default();
         let Err(ambiguous) = watch.follow(read) else { return Poll::Ready(Ok(())) };
         self.watch = None;
         self.client.ambiguous.set(true);
         buf.set_filled(known + ambiguous.before);
-        if ambiguous.before == 0 { self.refuse_head() } else { Poll::Ready(Ok(())) }
+        if ambiguous.before == 0 { self.refuse_head(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    /// Ends the connection, when the requests before the ambiguous one are answered. hyper polls
-    /// again when they are.
-    fn refuse_head(&self) -> Poll<io::Result<()>> {
+    /// Ends the connection, when the requests before the ambiguous one are answered. The
+    /// end of their last one wakes hyper.
+    fn refuse_head(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         if self.client.busy.get() || self.is_blocked {
+            self.client.waiting.replace(Some(cx.waker().clone()));
             return Poll::Pending;
         }
         Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
@@ -202,17 +208,17 @@ impl AsyncRead for ClientIo {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.client.ambiguous.get() {
-            return this.refuse_head();
+            return this.refuse_head(cx);
         }
         let known = buf.filled().len();
         if !this.early.is_empty() {
             let count = this.early.len().min(buf.remaining());
             buf.put_slice(&this.early.split_to(count));
-            return this.watch(buf, known);
+            return this.watch(cx, buf, known);
         }
         match Pin::new(&mut this.transport).poll_read(cx, buf) {
             Poll::Pending => this.poll_head_limit(cx),
-            Poll::Ready(Ok(())) => this.watch(buf, known),
+            Poll::Ready(Ok(())) => this.watch(cx, buf, known),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
     }

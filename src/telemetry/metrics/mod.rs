@@ -112,6 +112,10 @@ impl Metrics {
         for result in ["ok", "failed"] {
             config_reloads.with_label_values(&[result]);
         }
+        let connections_refused = make.counter(&family::CLIENT_CONNECTIONS_REFUSED)?;
+        for limit in ["connections", "per_address"] {
+            connections_refused.with_label_values(&[limit]);
+        }
         let metrics = Metrics {
             failures: make.counter(&family::FAILURES)?,
             dependency_failures: make.counter(&family::DEPENDENCY_FAILURES)?,
@@ -122,7 +126,7 @@ impl Metrics {
             requests_in_flight: make.gauge(&family::REQUESTS_IN_FLIGHT)?,
             retries: make.counter(&family::RETRIES)?,
             client_failures,
-            connections_refused: make.counter(&family::CLIENT_CONNECTIONS_REFUSED)?,
+            connections_refused,
             rehearsals: make.counter(&family::REHEARSALS)?,
             clients,
             scrubbed_responses: make.counter(&family::SCRUBBED_RESPONSES)?,
