@@ -471,10 +471,16 @@ pub struct Clients {
     pub write_timeout: Duration,
     /// Bytes of a request head. Default 64 KiB.
     pub head_bytes: usize,
+    /// Bytes of a request target. Default 16 KiB.
+    pub target_bytes: usize,
     /// Field lines of a request head. Default 128.
     pub fields: usize,
     /// Connections per worker. Default 16384.
     pub connections: usize,
+    /// Connections of one address per worker; trusted proxies may have any number. Default 16384.
+    pub per_address: usize,
+    /// Requests of one connection. Default 10000.
+    pub requests_per_connection: u64,
     /// Concurrent streams of an HTTP/2 connection. Default 128.
     pub streams: u32,
 }
@@ -487,8 +493,11 @@ impl Default for Clients {
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             head_bytes: 64 * 1024,
+            target_bytes: 16 * 1024,
             fields: 128,
             connections: 16_384,
+            per_address: 16_384,
+            requests_per_connection: 10_000,
             streams: 128,
         }
     }
@@ -500,6 +509,9 @@ pub struct Forwarded {
     /// Requests from these addresses keep, and are appended to, their `X-Forwarded-*`,
     /// `Forwarded` and `X-Request-Id`; from all others these fields are replaced.
     pub trusted: Vec<IpNet>,
+    /// What seawall calls itself in Via (RFC 9110 §7.6.3); a request that has come past this name
+    /// already is a loop. `None`: a name made at start.
+    pub name: Option<Box<str>>,
 }
 
 /// What the log looks like.

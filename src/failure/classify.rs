@@ -106,6 +106,22 @@ pub fn client(error: &hyper::Error) -> Option<ClientFailure> {
     }
 }
 
+/// What the client did, if its request content ended with this error: chunks that cannot be read, or
+/// else it went away.
+#[must_use]
+pub fn content(error: &(dyn std::error::Error + 'static)) -> ClientFailure {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        {
+            return ClientFailure::BadRequest;
+        }
+        source = error.source();
+    }
+    ClientFailure::Gone
+}
+
 /// A connection that ended early: before the first byte it is the crash, after it the response is
 /// incomplete.
 fn cut_short(facts: &Facts) -> Kind {

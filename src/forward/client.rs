@@ -1,4 +1,4 @@
-//! The client's connection, as its requests see it: who is there, and the four things that a
+//! The client's connection, as its requests see it: who is there, and what a
 //! request may want of the connection itself.
 //!
 //! hyper owns the socket while it serves HTTP. What it has no way to say goes through here: an
@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 
 use bytes::BytesMut;
 use http::Version;
@@ -33,6 +34,12 @@ pub struct Client {
     pub busy: Cell<bool>,
     /// The head of a request did not come in time.
     pub late: Cell<bool>,
+    /// The head of a request can be read in two ways: it is refused without being parsed.
+    pub ambiguous: Cell<bool>,
+    /// Whoever waits for the end of the request that is being served.
+    pub waiting: RefCell<Option<Waker>>,
+    /// How many requests there were.
+    pub requests: Cell<u64>,
     /// Set by a 101: what the connection becomes.
     pub upgraded: RefCell<Option<Upgraded>>,
     /// Interim responses on their way.
@@ -57,6 +64,9 @@ impl Client {
             linger: Cell::new(false),
             busy: Cell::new(false),
             late: Cell::new(false),
+            ambiguous: Cell::new(false),
+            waiting: RefCell::default(),
+            requests: Cell::new(0),
             upgraded: RefCell::default(),
             interim: RefCell::default(),
         }
@@ -97,6 +107,9 @@ pub struct Busy(Rc<Client>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(false);
+        if let Some(waiting) = self.0.waiting.take() {
+            waiting.wake();
+        }
     }
 }
 

@@ -43,11 +43,11 @@ use settle::{Held, Subject};
 
 use crate::config::model::{self, Config};
 use crate::failure::rehearsal::{self, Rehearsal};
-use crate::failure::{ClientFailure, Protocol, render};
+use crate::failure::{ClientFailure, Failure, Kind, Phase, Protocol, render};
 use crate::route::{NoRoute, Router};
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
-use crate::telemetry::request_id::{RequestId, RequestIds};
+use crate::telemetry::request_id::{self, RequestId, RequestIds};
 use crate::upstream::Upstream;
 use crate::upstream::exchange::Framing;
 use crate::websocket::handshake;
@@ -68,6 +68,10 @@ pub struct Worker {
     pub websocket: model::WebSocket,
     /// Read buffers of the WebSocket relay.
     pub scratch: Scratch,
+    /// Our name in Via.
+    pub name: Box<str>,
+    /// What responses say in Via (RFC 9110 §7.6.3).
+    pub via: HeaderValue,
     router: Router,
     routes: Vec<Rc<Route>>,
     trusted: Vec<IpNet>,
@@ -106,7 +110,15 @@ impl Worker {
                 metrics: metrics.route(&settings.name, &settings.upstream.name),
             }))
         });
+        let name: Box<str> = match &config.forwarded.name {
+            Some(name) => (&**name).into(),
+            None => request_id::pseudonym().into(),
+        };
+        let via = HeaderValue::try_from(format!("1.1 {name}"));
         Worker {
+            // Names are plain: this cannot fail.
+            via: via.unwrap_or(HeaderValue::from_static("1.1 seawall")),
+            name,
             access_log: config.log.access,
             clients: config.clients.clone(),
             websocket: config.websocket.clone(),
@@ -125,8 +137,13 @@ impl Worker {
     pub fn peer(&self, address: std::net::IpAddr, scheme: &'static str) -> Peer {
         // An IPv4 client of a dual-stack socket is an IPv4 client.
         let address = address.to_canonical();
-        let trusted = self.trusted.iter().any(|net| net.contains(&address));
-        Peer { address, scheme, trusted }
+        Peer { address, scheme, trusted: self.trusts(address) }
+    }
+
+    /// Whether this is a proxy that is believed.
+    #[must_use]
+    pub fn trusts(&self, address: std::net::IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.contains(&address))
     }
 }
 
@@ -193,6 +210,9 @@ pub async fn handle(
     };
     let expects_continue = request::expects_continue(&parts);
     let refused = match rehearsal {
+        _ if request::is_loop(&parts.headers, &worker.name) => {
+            Err(held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send)))
+        }
         Ok(None | Some(Rehearsal { after: Some(_), .. })) => Ok(held),
         Ok(Some(instead)) => Err(held.answer(instead.failure())),
         Err(rehearsal::Unknown) => Err(held.refuse(ClientFailure::BadRequest)),
@@ -217,6 +237,7 @@ pub async fn handle(
         extra: Extra {
             peer: &client.peer,
             host,
+            via: &worker.name,
             request_id: id.as_str(),
             framing,
             upgrade: offer.is_some(),
@@ -272,7 +293,11 @@ fn find_route<'p>(
     worker: &Worker,
     parts: &'p http::request::Parts,
 ) -> Result<(Rc<Route>, &'p str), ClientFailure> {
-    let host = request::host(parts)?;
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > worker.clients.target_bytes {
+        return Err(ClientFailure::UriTooLong);
+    }
+    let host = request::check(parts)?;
     if parts.method == Method::CONNECT && !is_extended_connect(parts) {
         // RFC 9220 §3 for other protocols; a tunnel to anywhere is not what a reverse proxy is for.
         let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();
@@ -305,6 +330,13 @@ async fn refuse_unrouted(
     } else {
         answer.into_response().map(Content::full)
     };
+    if failure == ClientFailure::BadRequest && parts.version != Version::HTTP_2 {
+        // What follows on this connection may be part of what was not understood.
+        let mut response = response;
+        client.linger.set(true);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
     let left = Left { body: Some(body), expects_continue: request::expects_continue(parts) };
     left.settle(client, parts.version, response).await
 }

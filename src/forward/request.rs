@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, VIA,
+    HeaderValue, TE, TRANSFER_ENCODING, VIA,
 };
 use http::{Method, Version, request};
 
@@ -36,26 +36,97 @@ pub struct Peer {
     pub trusted: bool,
 }
 
-/// The host that a request is for (RFC 9110 §7.2): `:authority`, the authority of an absolute-form
-/// target, or the one Host field.
+/// Refuses what another parser could read differently, as far as the parsed head shows it; what only
+/// the bytes show is refused by `listen::ambiguity`. Gives the host that the request is for
+/// (RFC 9110 §7.2): `:authority`, the authority of an absolute-form target, or the one Host field.
 ///
 /// # Errors
-/// An HTTP/1.1 request without exactly one Host is refused (RFC 9112 §3.2).
-pub fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
-    if let Some(authority) = parts.uri.authority() {
-        // RFC 9110 §4.2.4: a sender does not put userinfo here; what does is not to be trusted.
-        return if authority.as_str().contains('@') {
-            Err(ClientFailure::BadRequest)
-        } else {
-            Ok(authority.as_str())
-        };
+/// - A Transfer-Encoding other than `chunked` alone: the content of any other cannot be passed on as
+///   it is, and lists are read in more than one way (RFC 9112 §6.1).
+/// - A target that is in none of the forms of RFC 9112 §3.2 that are served.
+/// - An HTTP/1.1 request without exactly one Host (§3.2), an HTTP/2 request whose Host contradicts
+///   `:authority` (RFC 9113 §8.3.1), a host that is none.
+pub fn check(parts: &request::Parts) -> Result<&str, ClientFailure> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(ClientFailure::BadRequest);
     }
+    if !is_served_form(parts) {
+        return Err(ClientFailure::BadRequest);
+    }
+    let host = host(parts)?;
+    if is_host(host) { Ok(host) } else { Err(ClientFailure::BadRequest) }
+}
+
+fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
     let mut lines = parts.headers.get_all(HOST).iter();
-    match (lines.next(), lines.next()) {
-        (Some(host), None) => host.to_str().map_err(|_| ClientFailure::BadRequest),
-        (None, _) if parts.version == Version::HTTP_10 => Ok(""),
-        _ => Err(ClientFailure::BadRequest),
+    let field = match (lines.next(), lines.next()) {
+        (Some(host), None) => Some(host.to_str().map_err(|_| ClientFailure::BadRequest)?),
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err(ClientFailure::BadRequest),
+    };
+    match (parts.uri.authority(), field, parts.version) {
+        (Some(authority), Some(field), Version::HTTP_2)
+            if !authority.as_str().eq_ignore_ascii_case(field) =>
+        {
+            Err(ClientFailure::BadRequest)
+        }
+        (_, None, Version::HTTP_11) => Err(ClientFailure::BadRequest),
+        // RFC 9112 §3.2.2: the target wins, and the Host that is forwarded says the same.
+        (Some(authority), ..) => Ok(authority.as_str()),
+        (None, Some(field), _) => Ok(field),
+        (None, None, Version::HTTP_10) => Ok(""),
+        (None, None, _) => Err(ClientFailure::BadRequest),
     }
+}
+
+/// Origin-form, absolute-form of our own schemes, or `*` of OPTIONS (RFC 9112 §3.2). CONNECT is
+/// judged elsewhere.
+fn is_served_form(parts: &request::Parts) -> bool {
+    let uri = &parts.uri;
+    let scheme = uri.scheme_str();
+    match uri.path() {
+        _ if parts.method == Method::CONNECT => true,
+        "*" => parts.method == Method::OPTIONS,
+        // Authority-form: no path at all.
+        _ if scheme.is_none() && uri.authority().is_some() => false,
+        path => {
+            scheme.is_none_or(|scheme| matches!(scheme, "http" | "https"))
+                && (path.is_empty() || path.starts_with('/'))
+        }
+    }
+}
+
+/// A name or an address, and a port (RFC 3986 §3.2.2), without what no host in use has: userinfo,
+/// percent-encoding, commas and other delimiters. Empty where there is none.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            ("", port.strip_prefix(':').or(port.is_empty().then_some("")))
+        }
+        None => host.split_once(':').map_or((host, Some("")), |(name, port)| (name, Some(port))),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    (host.is_empty() || !name.is_empty() || host.starts_with('['))
+        && name.bytes().all(plain)
+        && port.is_some_and(is_port)
+}
+
+/// Whether the request has been here before: its Via names us (RFC 9110 §7.6.3).
+pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
+    fields.get_all(VIA).iter().any(|line| {
+        line.as_bytes().split(|byte| *byte == b',').any(|member| {
+            let mut words =
+                member.split(|byte| byte.is_ascii_whitespace()).filter(|w| !w.is_empty());
+            words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(name.as_bytes()))
+        })
+    })
 }
 
 /// The id that this request will be known by: the client's own if it is trusted with it.
@@ -82,8 +153,10 @@ pub fn framing(parts: &request::Parts, exact: Option<u64>) -> Framing {
 pub struct Extra<'r> {
     /// The client's side.
     pub peer: &'r Peer,
-    /// What [`host`] found.
+    /// What [`check`] found.
     pub host: &'r str,
+    /// Our name in Via.
+    pub via: &'r str,
     /// The request's id.
     pub request_id: &'r str,
     /// How the content is framed.
@@ -145,7 +218,11 @@ pub fn http1(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    out.extend_from_slice(if target.is_empty() { b"/" } else { target.as_bytes() });
+    // An absolute-form target may have no path (RFC 9112 §3.2.1).
+    if target.is_empty() || target.starts_with('?') {
+        out.extend_from_slice(b"/");
+    }
+    out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     extend_field(&mut out, b"host", extra.host.as_bytes());
     end_to_end(&mut out, parts, extra);
@@ -198,7 +275,7 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     }
     cookies(out, &parts.headers);
     content(out, parts, extra.framing);
-    via(out, parts);
+    via(out, parts, extra.via);
     forwarding(out, parts, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id.as_bytes()));
 }
@@ -292,21 +369,22 @@ fn content(out: &mut impl Fields, parts: &request::Parts, framing: Framing) {
 }
 
 /// The version in Via (RFC 9110 §7.6.3) of a message received over `version`.
-pub fn via_version(version: Version) -> &'static str {
+fn via_version(version: Version) -> &'static str {
     match version {
-        Version::HTTP_2 => "2.0 seawall",
-        Version::HTTP_10 => "1.0 seawall",
-        _ => "1.1 seawall",
+        Version::HTTP_2 => "2.0 ",
+        Version::HTTP_10 => "1.0 ",
+        _ => "1.1 ",
     }
 }
 
-fn via(out: &mut impl Fields, parts: &request::Parts) {
+fn via(out: &mut impl Fields, parts: &request::Parts, name: &str) {
     out.write(&VIA, |out| {
         for line in parts.headers.get_all(VIA) {
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b", ");
         }
         out.extend_from_slice(via_version(parts.version).as_bytes());
+        out.extend_from_slice(name.as_bytes());
     });
 }
 
@@ -403,6 +481,7 @@ mod tests {
         let extra = Extra {
             peer: &peer,
             host: host(parts).unwrap(),
+            via: "seawall",
             request_id: "id-1",
             framing,
             upgrade: false,
@@ -438,6 +517,7 @@ mod tests {
         let extra = Extra {
             peer: &peer,
             host: "h.test",
+            via: "seawall",
             request_id: "id-1",
             framing: Framing::Length(5),
             upgrade: false,
@@ -516,11 +596,39 @@ mod tests {
         let none = parts(http::Request::get("/"));
         let two = parts(http::Request::get("/").header("host", "a").header("host", "b"));
         let absolute = parts(http::Request::get("http://real.test/x").header("host", "other"));
-        let userinfo = parts(http::Request::get("http://me@real.test/x"));
+        let userinfo =
+            parts(http::Request::get("http://me@real.test/x").header("host", "real.test"));
         assert_eq!(host(&none), Err(ClientFailure::BadRequest));
         assert_eq!(host(&two), Err(ClientFailure::BadRequest));
         assert_eq!(host(&absolute), Ok("real.test"));
-        assert_eq!(host(&userinfo), Err(ClientFailure::BadRequest));
+        let missing = parts(http::Request::get("http://real.test/x"));
+        assert_eq!(check(&missing), Err(ClientFailure::BadRequest));
+        assert_eq!(check(&userinfo), Err(ClientFailure::BadRequest));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_a_port() {
+        for host in ["", "a", "a.b-c_d.test", "a:80", "a:", "[::1]", "[::1]:80", "10.0.0.1:8080"] {
+            assert!(is_host(host), "{host}");
+        }
+        for none in [
+            "a b", "a,b", "a/b", "me@a", "a:80:80", "a:x", "a:123456", "[::1", "[x]", "[::1]80",
+            ":80", "a%2fb", "a?b", "a#b", "\"a\"", "[]",
+        ] {
+            assert!(!is_host(none), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_loop_is_a_via_that_names_us() {
+        let fields = |lines: &[&'static str]| {
+            lines.iter().map(|line| (VIA, HeaderValue::from_static(line))).collect::<HeaderMap>()
+        };
+        assert!(is_loop(&fields(&["1.1 other", "1.0 fred,  2.0\tSeawall-1 (x)"]), "seawall-1"));
+        assert!(!is_loop(
+            &fields(&["1.1 seawall-2, 1.1 seawall (seawall-1)", "seawall-1"]),
+            "seawall-1"
+        ));
     }
 
     #[test]
@@ -531,6 +639,7 @@ mod tests {
         let extra = Extra {
             peer: &peer,
             host: "h",
+            via: "seawall",
             request_id: "i",
             framing: Framing::Empty,
             upgrade: false,

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::client::{Busy, Client};
 use super::content::{Content, Ending, Relayed, Source};
 use super::hold;
-use super::request::{X_REQUEST_ID, via_version};
+use super::request::X_REQUEST_ID;
 use super::retry::Answered;
 use super::settle::Held;
 use super::sse::Events;
@@ -152,10 +152,9 @@ fn prefix(pieces: &std::collections::VecDeque<Bytes>) -> Bytes {
 /// The two fields that every response through seawall has.
 pub fn add_fields(fields: &mut HeaderMap, held: &Held) {
     // RFC 9110 §7.6.3, appended behind those of proxies before us.
-    fields.append(VIA, HeaderValue::from_static(via_version(http::Version::HTTP_11)));
-    if let Some(subject) = held.subject()
-        && let Ok(id) = HeaderValue::from_str(subject.id.as_str())
-    {
+    let Some(subject) = held.subject() else { return };
+    fields.append(VIA, subject.worker.via.clone());
+    if let Ok(id) = HeaderValue::from_str(subject.id.as_str()) {
         fields.insert(X_REQUEST_ID, id);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -82,15 +82,17 @@ async fn take(
 ) {
     match accepted {
         Ok((tcp, address)) => {
-            let guard = open.enter();
+            let from = address.ip().to_canonical();
+            let guard = open.enter(from);
+            let crowded = crowd(worker, open, from);
             let worker = Rc::clone(worker);
             let tls = listener.tls.clone();
             let drain = drain.clone();
-            let crowded = open.count() > worker.clients.connections;
             tokio::task::spawn_local(async move {
                 let _guard = guard;
-                if crowded {
-                    return refuse(tcp, tls.is_some()).await;
+                if let Some(limit) = crowded {
+                    worker.metrics.connection_refused(limit);
+                    return refuse(tcp, tls.is_some(), limit).await;
                 }
                 let _connection = worker.metrics.client_connected();
                 if let Err(error) = connection(&worker, tcp, address, tls, drain).await {
@@ -107,9 +109,19 @@ async fn take(
     }
 }
 
+/// The limit that one more connection of this address exceeds.
+fn crowd(worker: &Worker, open: &Open, from: IpAddr) -> Option<&'static str> {
+    if open.count() > worker.clients.connections {
+        return Some("connections");
+    }
+    // A proxy before us speaks for many.
+    let crowded = open.count_of(from) > worker.clients.per_address && !worker.trusts(from);
+    crowded.then_some("per_address")
+}
+
 /// More connections than the limit: say so, without reading anything.
-async fn refuse(mut tcp: TcpStream, tls: bool) {
-    tracing::warn!("clients.connections is reached; connection refused");
+async fn refuse(mut tcp: TcpStream, tls: bool, limit: &str) {
+    tracing::warn!("clients.{limit} is reached; connection refused");
     if tls {
         return;
     }

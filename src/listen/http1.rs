@@ -6,6 +6,7 @@
 //! | a response cut off that a FIN would complete | is reset |
 //! | unread request content, or a request it could not parse | lingers: answer, FIN, read away |
 //! | a head that came too slowly | gets a 408 |
+//! | a head that can be read in two ways | gets a 400 |
 //! | anything else | is closed |
 
 use std::convert::Infallible;
@@ -15,6 +16,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -36,6 +39,10 @@ const LINGER: Duration = Duration::from_secs(5);
 const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
+/// RFC 9112 §6.1: what is ambiguous is refused, and the connection closed.
+const REFUSED: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
 /// Serves the connection to its end.
 pub async fn serve(
     worker: &Rc<Worker>,
@@ -53,9 +60,20 @@ pub async fn serve(
         Limits { write: limits.write_timeout, head: Some(limits.head_timeout) },
     );
     let service = service_fn(|request| {
+        let requests = client.requests.get() + 1;
+        client.requests.set(requests);
+        // hyper reads on before it polls the request for the first time.
+        client.busy.set(true);
+        let is_last = requests >= limits.requests_per_connection;
         let answer = handle(Rc::clone(worker), Rc::clone(&client), request);
         // Boxed because hyper takes a connection apart only if its requests can be moved.
-        Box::pin(async { Ok::<_, Infallible>(answer.await) })
+        Box::pin(async move {
+            let mut response = answer.await;
+            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        })
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(limits.head_bytes.max(8 * 1024))
@@ -81,6 +99,12 @@ pub async fn serve(
         return None;
     }
     let upgraded = client.upgraded.take();
+    if client.ambiguous.get() && upgraded.is_none() {
+        worker.metrics.client(ClientFailure::BadRequest);
+        let _ = timeout(LINGER, io.write_all(REFUSED)).await;
+        close(io, true).await;
+        return None;
+    }
     match (ended, upgraded) {
         (Ok(()), Some(upgraded)) => {
             io.upgrade();

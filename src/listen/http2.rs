@@ -23,6 +23,11 @@ use crate::forward::client::Client;
 use crate::forward::request::Peer;
 use crate::forward::{Worker, handle, websocket};
 
+/// Streams that the client has reset before we looked at them; one more is an attack.
+const PENDING_RESETS: usize = 20;
+/// Streams that we had to reset because the client broke the protocol; one more is an attack.
+const LOCAL_RESETS: usize = 1024;
+
 /// Runs a connection's streams on the connection's own thread.
 #[derive(Clone, Copy, Debug)]
 struct Here;
@@ -83,7 +88,10 @@ pub async fn serve(
         Limits { write: limits.write_timeout, head: None },
     );
     let (service_worker, service_drain) = (Rc::clone(worker), drain.clone());
+    let (counted, requests) = (Rc::clone(&client), Rc::clone(&client));
+    let most = limits.requests_per_connection;
     let service = service_fn(move |mut request: Request<Incoming>| {
+        counted.requests.set(counted.requests.get() + 1);
         let worker = Rc::clone(&service_worker);
         let tunnel = (request.method() == Method::CONNECT).then(|| Tunnel {
             stream: hyper::upgrade::on(&mut request),
@@ -107,6 +115,10 @@ pub async fn serve(
         .enable_connect_protocol()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        // Streams that are reset faster than they are served end the connection (CVE-2023-44487), as do
+        // those that we have to reset (CVE-2025-8671).
+        .max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         // A client that is gone without a FIN is noticed by its silence.
         .keep_alive_interval(limits.head_timeout)
@@ -121,6 +133,13 @@ pub async fn serve(
             draining = true;
             Pin::as_mut(&mut connection).graceful_shutdown();
         }
+        let polled = connection.as_mut().poll(cx);
+        if draining || polled.is_ready() || requests.requests.get() < most {
+            return polled;
+        }
+        // GOAWAY (RFC 9113 §6.8): what is open is answered, what comes later goes elsewhere.
+        draining = true;
+        connection.as_mut().graceful_shutdown();
         connection.as_mut().poll(cx)
     })
     .await;

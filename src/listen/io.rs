@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::ambiguity::Watch;
 use crate::forward::client::Client;
 use crate::upstream::deadline::Deadline;
 
@@ -68,6 +69,7 @@ pub struct ClientIo {
     is_blocked: bool,
     head: Deadline,
     awaits_head: bool,
+    watch: Option<Watch>,
 }
 
 /// How long a client may take.
@@ -93,6 +95,7 @@ impl ClientIo {
             is_blocked: false,
             head: Deadline::new(),
             awaits_head: false,
+            watch: limits.head.map(|_| Watch::default()),
         }
     }
 
@@ -100,6 +103,7 @@ impl ClientIo {
     pub fn upgrade(&mut self) {
         self.limits.head = None;
         self.head = Deadline::new();
+        self.watch = None;
     }
 
     /// Bounds how long the head of a request may take, from the end of the last response on.
@@ -118,6 +122,32 @@ impl ClientIo {
         ready!(self.head.poll(cx));
         self.client.late.set(true);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Lets through what was read, up to a head that can be read in two ways.
+    fn watch(
+        &mut self,
+        cx: &Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        known: usize,
+    ) -> Poll<io::Result<()>> {
+        let Some(watch) = &mut self.watch else { return Poll::Ready(Ok(())) };
+        let read = buf.filled().get(known..).unwrap_or_default();
+        let Err(ambiguous) = watch.follow(read) else { return Poll::Ready(Ok(())) };
+        self.watch = None;
+        self.client.ambiguous.set(true);
+        buf.set_filled(known + ambiguous.before);
+        if ambiguous.before == 0 { self.refuse_head(cx) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Ends the connection, when the requests before the ambiguous one are answered. The
+    /// end of their last one wakes hyper.
+    fn refuse_head(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.client.busy.get() || self.is_blocked {
+            self.client.waiting.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
     }
 
     /// Makes the coming close a reset: the other side shall not believe in an orderly end.
@@ -177,14 +207,19 @@ impl AsyncRead for ClientIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.client.ambiguous.get() {
+            return this.refuse_head(cx);
+        }
+        let known = buf.filled().len();
         if !this.early.is_empty() {
             let count = this.early.len().min(buf.remaining());
             buf.put_slice(&this.early.split_to(count));
-            return Poll::Ready(Ok(()));
+            return this.watch(cx, buf, known);
         }
         match Pin::new(&mut this.transport).poll_read(cx, buf) {
             Poll::Pending => this.poll_head_limit(cx),
-            ready => ready,
+            Poll::Ready(Ok(())) => this.watch(cx, buf, known),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! request. They are names, not secrets.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::OnceLock;
 
 /// Longest id that is taken over from a trusted client.
 const LONGEST: usize = 128;
@@ -40,6 +41,16 @@ impl RequestId {
 pub fn is_acceptable(id: &str) -> bool {
     (1..=LONGEST).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:=+/@".contains(&b))
+}
+
+/// What this process calls itself in Via if nobody has named it: `seawall-` and eight digits, the same
+/// until the process ends.
+pub fn pseudonym() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let id = RequestIds::new().next_id();
+        format!("seawall-{}", id.as_str().get(..8).unwrap_or_default())
+    })
 }
 
 /// Makes ids for one worker: xorshift128+ seeded from the system once. 16 ns an id where a system

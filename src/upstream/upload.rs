@@ -4,6 +4,7 @@
 use std::io;
 
 use super::exchange::Framing;
+use crate::failure::classify;
 use crate::failure::{ClientFailure, Source};
 
 /// What the upload waits for.
@@ -26,6 +27,13 @@ pub enum UploadError {
     Upstream(io::Error),
     /// The client does not send it.
     Client(ClientFailure, Source),
+}
+
+impl UploadError {
+    /// The request content ended with this error.
+    pub fn content(error: Source) -> Self {
+        UploadError::Client(classify::content(&*error), error)
+    }
 }
 
 /// Counts the content that was taken from the client.

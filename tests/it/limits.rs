@@ -1,7 +1,10 @@
 //! P7: what is full is said to be full, at once, and counted.
 
-use crate::support::client::{Client, End, Request, Version};
-use crate::support::script::{Script, Upstream, WELL};
+use std::io::Write;
+
+use crate::support::client::{Client, End, Http1, Request, Version};
+use crate::support::http2::{self, CONTINUATION, END_STREAM, GOAWAY, HEADERS, Http2};
+use crate::support::script::{Gate, Script, Upstream, WELL};
 use crate::support::seawall::Seawall;
 use crate::support::websocket::{self, close, masked, open, read_to_end};
 
@@ -75,4 +78,115 @@ fn more_handshakes_than_the_app_can_take_are_spread() {
     let refused = seawall.cells("seawall_websocket_handshakes_refused_total");
     let expected = format!("{{reason=\"rate\",upstream=\"app\"}} {}", 15 - opened);
     assert_eq!(refused, [expected]);
+}
+
+/// A seawall with these limits towards clients.
+fn limited(upstream: &Upstream, clients: &str) -> Seawall {
+    Seawall::configured(&format!(
+        "clients: {{ {clients} }}\n\
+        upstreams: {{ app: {{ endpoints: [http://{}], retry: {{ attempts: 1 }} }} }}\n\
+        routes: [{{ upstream: app }}]\n",
+        upstream.address()
+    ))
+}
+
+#[test]
+fn a_connection_closes_in_order_after_its_last_request() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "requests_per_connection: 2");
+    let mut client = Http1::connect(seawall.address());
+    let first = client.exchange(&Request::get(), upstream.gate());
+    assert_eq!((first.status, first.field("connection")), (200, None));
+    let last = client.exchange(&Request::get(), upstream.gate());
+    assert_eq!((last.status, last.field("connection")), (200, Some("close")));
+    assert_eq!(client.rest(), (Vec::new(), End::Fin));
+
+    let mut stream = http2::connect(seawall.address());
+    for id in [1, 3] {
+        stream.write_all(&http2::request(id, END_STREAM, GET)).unwrap();
+    }
+    let mut answered = 0;
+    let mut told = false;
+    while let Some(frame) = Http2.next(&mut stream) {
+        answered += usize::from(frame.kind == HEADERS);
+        told |= frame.kind == GOAWAY;
+    }
+    assert_eq!((answered, told), (2, true));
+}
+
+#[test]
+fn one_address_has_its_share_of_connections() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "per_address: 2");
+    let mut first = Http1::connect(seawall.address());
+    assert_eq!(first.exchange(&Request::get(), upstream.gate()).status, 200);
+    let mut second = Http1::connect(seawall.address());
+    assert_eq!(second.exchange(&Request::get(), upstream.gate()).status, 200);
+    let mut third = Http1::connect(seawall.address());
+    let seen = third.read(false, &Gate::default());
+    assert_eq!((seen.status, seen.end), (503, End::Complete));
+    let refused = seawall.cells("seawall_client_connections_refused_total");
+    assert_eq!(refused, ["{reason=\"per_address\"} 1"]);
+    assert_eq!(first.exchange(&Request::get(), upstream.gate()).status, 200);
+    drop((first, second, third));
+    seawall.until("there is room again", |seawall| {
+        let mut client = Http1::connect(seawall.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        (client.read(false, &Gate::default()).status == 200).then_some(())
+    });
+}
+
+const GET: &[(&str, &str)] =
+    &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+
+/// Sends these frames until the connection is ended, which it has to be; a neighbour is served
+/// before and behind.
+fn flood(name: &str, upstream: &Upstream, begin: &[u8], again: impl Fn(u32) -> Vec<u8>) {
+    let seawall = limited(upstream, "write_timeout: 300ms, head: 8KiB");
+    let mut neighbour = Client::connect(Version::Http2, seawall.address());
+    assert_eq!(neighbour.exchange(&Request::get(), upstream.gate()).status, 200, "{name}");
+    let mut stream = http2::connect(seawall.address());
+    stream.write_all(begin).unwrap();
+    let ended = (0..1_000_000).any(|round| stream.write_all(&again(round)).is_err());
+    assert!(ended, "{name}: nobody has ended the connection");
+    assert_eq!(neighbour.exchange(&Request::get(), upstream.gate()).status, 200, "{name}");
+    assert!(seawall.cells("seawall_failures_total").is_empty(), "{name}");
+}
+
+#[test]
+fn floods_over_http_2_end_their_own_connection() {
+    let upstream = Upstream::healthy();
+    flood("rapid reset", &upstream, b"", |round| {
+        let id = round * 2 + 1;
+        let reset = http2::frame(http2::RST_STREAM, 0, id, http2::CANCEL.to_be_bytes());
+        [http2::request(id, END_STREAM, GET), reset].concat()
+    });
+    let begin = http2::frame(HEADERS, END_STREAM, 1, http2::field(":method", "GET"));
+    let more = http2::field("x", &"x".repeat(1000));
+    flood("continuations", &upstream, &begin, |_| http2::frame(CONTINUATION, 0, 1, &more));
+    flood("empty continuations", &upstream, &begin, |_| http2::frame(CONTINUATION, 0, 1, b""));
+    let pings = http2::frame(http2::PING, 0, 0, [0; 8]).repeat(1000);
+    flood("pings whose answers nobody reads", &upstream, b"", |_| pings.clone());
+    let settings = http2::settings(&[]).repeat(1000);
+    flood("settings whose answers nobody reads", &upstream, b"", |_| settings.clone());
+}
+
+#[test]
+fn a_list_of_fields_that_grows_when_it_is_unpacked_is_refused() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "head: 8KiB");
+    let mut stream = http2::connect(seawall.address());
+    let head: Vec<u8> = GET.iter().flat_map(|(name, value)| http2::field(name, value)).collect();
+    // A literal that is indexed (RFC 7541 §6.2.1), then named again by one byte each time.
+    let mut bomb = http2::field("x", &"x".repeat(3000));
+    bomb[0] = 0x40;
+    let block = [head, bomb, vec![0x80 | 62; 5000]].concat();
+    let flags = http2::END_HEADERS | END_STREAM;
+    stream.write_all(&http2::frame(HEADERS, flags, 1, block)).unwrap();
+    let answer = Http2.next(&mut stream);
+    let served = answer.as_ref().is_some_and(|frame| {
+        frame.kind == HEADERS && frame.payload.starts_with(&http2::status(200))
+    });
+    assert!(!served, "{answer:?}");
+    assert!(upstream.requests().is_empty());
 }

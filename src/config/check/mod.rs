@@ -179,6 +179,12 @@ fn clients(root: &Scope<'_>) -> Clients {
             8192,
             "The largest request head.",
         )),
+        target_bytes: to_usize(section.size(
+            "target",
+            d.target_bytes as u64,
+            64,
+            "The longest request target; a longer one is answered 414.",
+        )),
         fields: to_usize(section.integer(
             "fields",
             d.fields as u64,
@@ -191,6 +197,18 @@ fn clients(root: &Scope<'_>) -> Clients {
             (1, 10_000_000),
             "The most connections per worker; one more is answered 503.",
         )),
+        per_address: to_usize(section.integer(
+            "per_address",
+            d.per_address as u64,
+            (1, 10_000_000),
+            "The most connections of one address per worker, unless it is in `forwarded.trusted`; one more is answered 503.",
+        )),
+        requests_per_connection: section.integer(
+            "requests_per_connection",
+            d.requests_per_connection,
+            (1, 1_000_000_000),
+            "A connection closes in order after so many requests.",
+        ),
         streams: u32::try_from(section.integer(
             "streams",
             u64::from(d.streams),
@@ -218,8 +236,16 @@ fn forwarded(root: &Scope<'_>) -> Forwarded {
             }
         }
     }
+    let meaning = "What seawall calls itself in Via: a request that has come past this name is a loop. If not set, a name made at start.";
+    let mut name = None;
+    if let Some(found) = section.text("name", "name", None, meaning) {
+        match plain_name(&found.value) {
+            Some(plain) => name = Some((&*plain).into()),
+            None => wrong(&section, "name", &found, "write 1 to 64 letters, digits, -, _ or ."),
+        }
+    }
     section.finish();
-    Forwarded { trusted }
+    Forwarded { trusted, name }
 }
 
 fn log(root: &Scope<'_>) -> Log {

@@ -61,6 +61,9 @@ families! {
     CLIENT_FAILURES, "seawall_client_failures_total", Counter,
         ["kind"],
         "Failures of clients; never an upstream's.";
+    CLIENT_CONNECTIONS_REFUSED, "seawall_client_connections_refused_total", Counter,
+        ["reason"],
+        "Connections of clients refused because of a limit: connections or per_address.";
     REHEARSALS, "seawall_rehearsals_total", Counter,
         ["route", "kind"],
         "Failures that clients asked for (routes with rehearse: true); they count nowhere else.";

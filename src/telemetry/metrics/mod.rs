@@ -43,6 +43,7 @@ pub struct Metrics {
     requests_in_flight: IntGaugeVec,
     retries: IntCounterVec,
     client_failures: IntCounterVec,
+    connections_refused: IntCounterVec,
     rehearsals: IntCounterVec,
     clients: Vec<IntCounter>,
     scrubbed_responses: IntCounterVec,
@@ -113,6 +114,10 @@ impl Metrics {
         for result in ["ok", "failed"] {
             config_reloads.with_label_values(&[result]);
         }
+        let connections_refused = make.counter(&family::CLIENT_CONNECTIONS_REFUSED)?;
+        for limit in ["connections", "per_address"] {
+            connections_refused.with_label_values(&[limit]);
+        }
         let metrics = Metrics {
             failures: make.counter(&family::FAILURES)?,
             dependency_failures: make.counter(&family::DEPENDENCY_FAILURES)?,
@@ -123,6 +128,7 @@ impl Metrics {
             requests_in_flight: make.gauge(&family::REQUESTS_IN_FLIGHT)?,
             retries: make.counter(&family::RETRIES)?,
             client_failures,
+            connections_refused,
             rehearsals: make.counter(&family::REHEARSALS)?,
             clients,
             scrubbed_responses: make.counter(&family::SCRUBBED_RESPONSES)?,
@@ -260,6 +266,11 @@ impl Metrics {
     pub fn client_connected(&self) -> ClientConnection {
         self.client_connections.inc();
         ClientConnection(self.client_connections.clone())
+    }
+
+    /// Counts a client's connection that was refused because of this limit.
+    pub fn connection_refused(&self, limit: &'static str) {
+        self.connections_refused.with_label_values(&[limit]).inc();
     }
 
     /// Counts a configuration that was loaded, or could not be.

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use crate::failure::{ClientFailure, Source};
+use crate::failure::Source;
 use crate::upstream::exchange::Framing;
 use crate::upstream::upload::{Meter, UploadError, Waiting};
 
@@ -104,7 +104,7 @@ where
                 Poll::Pending => return Ok(Waiting::Client),
                 Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
                 Poll::Ready(Some(Err(error))) => {
-                    return Err(UploadError::Client(ClientFailure::Gone, error.into()));
+                    return Err(UploadError::content(error.into()));
                 }
                 Poll::Ready(None) => self.finish(None)?,
             }

@@ -9,7 +9,7 @@ use h2::SendStream;
 use http::HeaderMap;
 use http_body::Body;
 
-use crate::failure::{ClientFailure, Source};
+use crate::failure::Source;
 use crate::upstream::exchange::Framing;
 use crate::upstream::upload::{Meter, UploadError, Waiting};
 
@@ -83,7 +83,7 @@ where
                 Poll::Pending => return Ok(Waiting::Client),
                 Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
                 Poll::Ready(Some(Err(error))) => {
-                    return Err(UploadError::Client(ClientFailure::Gone, error.into()));
+                    return Err(UploadError::content(error.into()));
                 }
                 Poll::Ready(None) => self.finish(None)?,
             }

@@ -206,7 +206,7 @@ impl Http1 {
             };
             let mut lines = head.split("\r\n");
             let status_line = lines.next().unwrap();
-            assert!(status_line.starts_with("HTTP/1.1 "), "not HTTP/1.1: {status_line:?}");
+            assert!(status_line.starts_with("HTTP/1."), "not HTTP/1: {status_line:?}");
             let status: u16 = status_line[9..12].parse().unwrap();
             let fields = fields(lines);
             if (100..200).contains(&status) && status != 101 {

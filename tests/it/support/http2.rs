@@ -1,7 +1,9 @@
 //! HTTP/2 by hand (RFC 9113): frames as bytes, so that a story can break any rule.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+
+use super::PATIENCE;
 
 /// What a client begins with, behind the part that looks like a request head (RFC 9113 §3.4).
 const REST_OF_PREFACE: &[u8] = b"SM\r\n\r\n";
@@ -13,6 +15,7 @@ pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
@@ -121,6 +124,24 @@ pub struct Frame {
     pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
+}
+
+/// A client's connection with prior knowledge: preface and SETTINGS are sent (RFC 9113 §3.4).
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\n").unwrap();
+    stream.write_all(REST_OF_PREFACE).unwrap();
+    stream.write_all(&settings(&[])).unwrap();
+    stream
+}
+
+/// A request head, pseudo-fields included, as one frame.
+pub fn request(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
+    let block = fields.iter().flat_map(|(name, value)| field(name, value)).collect::<Vec<_>>();
+    frame(HEADERS, END_HEADERS | flags, stream, block)
 }
 
 /// The upstream's side of a connection: answers what the protocol itself asks for.
