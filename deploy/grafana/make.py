@@ -345,6 +345,19 @@ UPSTREAMS = [
         stacked=True,
     ),
     lines(
+        "Ejections",
+        "Endpoints taken out of rotation for a while after failures in a row.",
+        [(per_second("seawall_endpoint_ejections_total", UPSTREAM, "upstream, endpoint"), "{{upstream}}: {{endpoint}}")],
+        "ops",
+        stacked=True,
+    ),
+    lines(
+        "Health checks",
+        "By result, of upstreams that are checked.",
+        [(per_second("seawall_health_checks_total", UPSTREAM, "upstream, result"), "{{upstream}}: {{result}}")],
+        "ops",
+    ),
+    lines(
         "Connection attempts that succeeded",
         "Many of them mean that connections are not kept.",
         [(f'sum by (upstream) (rate(seawall_connects_total{{{UPSTREAM},result="ok"}}[{RATE}]))', "{{upstream}}")],
@@ -357,6 +370,13 @@ CLIENTS = [
         "Open connections, by instance.",
         [(f"sum by (instance) (seawall_client_connections{{{INSTANCE}}})", "{{instance}}")],
         "short",
+    ),
+    lines(
+        "Connections refused",
+        "Over a limit on connections: in all, or of one address.",
+        [(per_second("seawall_client_connections_refused_total", INSTANCE, "reason"), "{{reason}}")],
+        "ops",
+        stacked=True,
     ),
     lines(
         "Failures of clients",

@@ -39,7 +39,7 @@ workers: 1
 listeners: [{{ address: "127.0.0.1:{port}" }}]
 admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
-  pair: {{ endpoints: ["http://127.0.0.1:{app}", "http://127.0.0.1:{mortal}"] }}
+  pair: {{ endpoints: ["http://127.0.0.1:{app}", "http://127.0.0.1:{mortal}"], health: {{ tcp: true, interval: 200ms }} }}
   single: {{ endpoints: ["http://127.0.0.1:{mortal}"] }}
   thrifty: {{ endpoints: ["http://127.0.0.1:{app}"], retry: {{ budget_percent: 1 }} }}
   narrow: {{ endpoints: ["http://127.0.0.1:{app}"], limits: {{ websockets: 1 }} }}
