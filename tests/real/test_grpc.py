@@ -293,8 +293,7 @@ def test_servers_killed_under_load_cost_only_calls_in_flight_and_the_metrics_add
     """Two servers, killed and started in turn at every 40th result; unary calls and streams, on 8 channels."""
     other = free_port()
     servers = {each: start_server(processes, events, each) for each in (port, other)}
-    endpoints = f'endpoints: ["http://127.0.0.1:{port}", "http://127.0.0.1:{other}"]'
-    seawall = start_seawall(port, upstream_more=", protocol: http2", endpoints=endpoints)
+    seawall = start_seawall([port, other], upstream_more=", protocol: http2")
     results, lock, one_at_a_time = Counter(), threading.Lock(), threading.Lock()
 
     def call(client, number):
@@ -369,8 +368,7 @@ def test_over_tls_on_both_sides_a_killed_server_is_told_as_without(
     tls = free_port()
     listener = f', {{ address: "127.0.0.1:{tls}", tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }} }}'
     upstream = f", protocol: http2, tls: {{ roots: {chain} }}"
-    endpoints = f'endpoints: ["https://127.0.0.1:{port}"]'
-    seawall = start_seawall(port, upstream_more=upstream, listeners_more=listener, endpoints=endpoints)
+    seawall = start_seawall(f"https://127.0.0.1:{port}", upstream_more=upstream, listeners_more=listener)
     with grpc.secure_channel(f"localhost:{tls}", grpc.ssl_channel_credentials(chain.read_bytes())) as channel:
         client = Client(channel)
         assert client.unary("Echo", b"hello") == b"hello"

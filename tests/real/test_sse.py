@@ -42,8 +42,7 @@ def test_a_browser_resumes_by_itself_at_another_endpoint(processes, events, port
     other = free_port()
     for each in (port, other):
         start_app(processes, events, each)
-    endpoints = f'endpoints: ["http://127.0.0.1:{port}", "http://127.0.0.1:{other}"]'
-    seawall = start_seawall(port, more="failures: { sse_event: true }", endpoints=endpoints)
+    seawall = start_seawall([port, other], more="failures: { sse_event: true }")
     browser.open(seawall.url("/page"))
     [pid] = events.wait("sent")
     browser.wait("return window.messages.length === 3", "three whole events have come")

@@ -26,16 +26,17 @@ shutdown: {{ drain: {drain} }}
 class Seawall:
     """A running seawall with one upstream `app`, its admin listener and its log.
 
-    `upstream` is the port of its endpoint, or a list of them.
+    `upstream` is its endpoint, or a list of them: a port of 127.0.0.1, or a URL.
     `more`, `listeners_more` and `upstream_more` are appended to the file, its listeners, and the upstream.
     """
 
-    def __init__(self, processes, directory, upstream, drain="2s", **more):
+    def __init__(self, processes, directory, upstream, drain="2s", more="", listeners_more="", upstream_more=""):
         self.port, self.admin = free_port(), free_port()
         config = directory / f"seawall-{self.port}.yaml"
-        settings = {"more": "", "listeners_more": "", "upstream_more": ""} | more
-        ports = upstream if isinstance(upstream, list) else [upstream]
-        settings["endpoints"] = ", ".join(f'"http://127.0.0.1:{port}"' for port in ports)
+        settings = {"more": more, "listeners_more": listeners_more, "upstream_more": upstream_more}
+        each = upstream if isinstance(upstream, list) else [upstream]
+        urls = [url if isinstance(url, str) else f"http://127.0.0.1:{url}" for url in each]
+        settings["endpoints"] = ", ".join(f'"{url}"' for url in urls)
         config.write_text(_CONFIG.format(port=self.port, admin=self.admin, drain=drain, **settings))
         self.process = processes.start("seawall", [BINARY, "-c", config])
         self.process.wait_for_port(self.port).wait_for_port(self.admin)
