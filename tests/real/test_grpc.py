@@ -257,11 +257,17 @@ def test_a_client_that_cancels_ends_the_call_of_the_server(processes, events, po
 def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there(
     processes, events, port, start_seawall
 ):
-    """GOAWAY, then a port that refuses. What grpcio's server itself answers while it stops, CANCELLED, is its own."""
+    """GOAWAY, then a port that refuses: what the server did not take is recovered.
+
+    What it took is its own: grpcio's answers CANCELLED while it stops, or exits without a word, and a call that it
+    said it took may not be sent again (RFC 9113 §8.7).
+    """
     other = free_port()
     stopping, _ = start_server(processes, events, port), start_server(processes, events, other)
     seawall = start_seawall([port, other], upstream_more=", protocol: http2")
     answered, lock = [], threading.Lock()
+    cancelled = (grpc.StatusCode.CANCELLED, "CANCELLED")
+    terminated = (grpc.StatusCode.INTERNAL, "connection_terminated")
 
     def calls(_):
         with grpc.insecure_channel(f"127.0.0.1:{seawall.port}") as channel:
@@ -270,8 +276,8 @@ def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there
                     answer = Client(channel).unary("Echo", str(number).encode())
                     assert answer == str(number).encode()
                 except grpc.RpcError as error:
-                    assert (error.code(), error.details()) == (grpc.StatusCode.CANCELLED, "CANCELLED")
-                    answer = None
+                    answer = (error.code(), error.details())
+                    assert answer in (cancelled, terminated)
                 with lock:
                     answered.append(answer)
 
@@ -282,9 +288,9 @@ def test_a_graceful_stop_under_load_is_no_failure_when_another_endpoint_is_there
         for thread in running:
             thread.result()
     assert len(answered) == 400
-    assert answered.count(None) <= 4, "at most the calls that ran when it stopped"
+    assert answered.count(cancelled) + answered.count(terminated) <= 4, "at most the calls that ran when it stopped"
     normalized = seawall.metrics().total("seawall_failures_total", outcome="normalized")
-    assert normalized == 0, "what met the stop was recovered"
+    assert normalized == answered.count(terminated), "what else met the stop was recovered"
 
 
 def test_servers_killed_under_load_cost_only_calls_in_flight_and_the_metrics_add_up(
