@@ -167,7 +167,15 @@ fn assemble(
     let status = StatusCode::from_u16(response.code.ok_or(malformed)?).map_err(|_| malformed)?;
     let http_1_0 = response.version == Some(0);
     let mut hop = Hop { upgradable: asked.upgrade, ..Hop::default() };
-    let mut fields = HeaderMap::with_capacity(response.headers.len() + 3);
+    // Via and X-Request-Id will be added. Most heads fit in the smallest map but one, if it is not
+    // asked for more than is needed.
+    let ours = 2;
+    let hop_by_hop = |field: &&httparse::Header<'_>| {
+        matches!(field.name.len(), 10 | 17)
+            && matches!(field.name.as_bytes(), [b'c' | b'C' | b'k' | b'K' | b't' | b'T', ..])
+    };
+    let theirs = response.headers.len() - response.headers.iter().filter(hop_by_hop).count();
+    let mut fields = HeaderMap::with_capacity(theirs + ours);
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
