@@ -5,9 +5,11 @@
 //! place on a shared one, runs an [`exchange::Exchange`] on it and gives it back. Every error that
 //! leaves this floor is a [`Failure`].
 
+pub mod adaptive;
 pub mod admission;
 pub mod balance;
 pub mod budget;
+pub mod circuit;
 pub mod connect;
 pub mod deadline;
 pub mod ejection;
@@ -26,9 +28,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adaptive::{Adaptive, Slot};
 use admission::{Admission, Place, Refused};
 use balance::{Picker, Plan};
 use budget::Budget;
+use circuit::{Circuit, Passage};
 use connect::Target;
 use ejection::Roster;
 use http2::session::{Lease, Session, Sessions};
@@ -53,6 +57,8 @@ pub struct Shared {
     roster: Roster,
     open: Arc<OpenCount>,
     admission: Arc<Admission>,
+    circuit: Option<Arc<Circuit>>,
+    adaptive: Option<Arc<Adaptive>>,
 }
 
 impl Shared {
@@ -80,7 +86,15 @@ impl Shared {
         let plan = Plan::new(&settings.balance, &settings.endpoints);
         let roster = Roster::new(&settings);
         let open = Arc::default();
-        let shared = Shared { settings, metrics, targets, plan, roster, open, admission };
+        let circuit = settings.circuit.clone().map(|circuit| {
+            Arc::new(Circuit::new(circuit, Arc::clone(&settings.name), metrics.circuit().clone()))
+        });
+        let adaptive = settings
+            .concurrency
+            .clone()
+            .map(|concurrency| Arc::new(Adaptive::new(concurrency, metrics.concurrency().clone())));
+        let shared =
+            Shared { settings, metrics, targets, plan, roster, open, admission, circuit, adaptive };
         (0..shared.targets.len()).for_each(|endpoint| shared.tell_whether_up(endpoint));
         Ok(shared)
     }
@@ -113,6 +127,7 @@ impl Shared {
     /// Forgets what is long over, and brings the gauges up to date.
     pub fn sweep(&self) {
         self.roster.tidy();
+        self.circuit.iter().for_each(|circuit| circuit.tidy());
         (0..self.targets.len()).for_each(|endpoint| self.tell_whether_up(endpoint));
     }
 
@@ -257,6 +272,33 @@ impl Upstream {
     #[must_use]
     pub fn metrics(&self) -> &UpstreamMetrics {
         &self.shared.metrics
+    }
+
+    /// Lets a request through, if the upstream has a circuit and it is not open.
+    ///
+    /// # Errors
+    /// The circuit is open.
+    pub fn enter(&self) -> Result<Option<Passage>, Failure> {
+        let Some(circuit) = &self.shared.circuit else { return Ok(None) };
+        circuit.enter().map(Some).map_err(|open| {
+            Failure::new(Kind::DestinationUnavailable, Phase::Connect)
+                .at_upstream(&self.shared.settings.name)
+                .with_retry_after(open.retry_after_secs.to_string().into())
+                .with_source(open)
+        })
+    }
+
+    /// A place among the requests that wait for their response heads, if those are limited.
+    ///
+    /// # Errors
+    /// As many wait as the upstream can take.
+    pub fn slot(&self) -> Result<Option<Slot>, Failure> {
+        let Some(adaptive) = &self.shared.adaptive else { return Ok(None) };
+        adaptive.enter().map(Some).map_err(|full| {
+            Failure::new(Kind::ConnectionLimitReached, Phase::Connect)
+                .at_upstream(&self.shared.settings.name)
+                .with_source(full)
+        })
     }
 
     /// The endpoint for a request with this key, if it has one.

@@ -13,6 +13,7 @@
 
 mod again;
 mod answers;
+mod circuit;
 mod extended_connect;
 mod faults;
 mod grpc;

@@ -38,6 +38,8 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             retry: retry(&section),
             balance: survive::balance(&section),
             ejection: survive::ejection(&section),
+            circuit: survive::circuit(&section),
+            concurrency: survive::concurrency(&section),
             slow_start: section.duration(
                 "slow_start",
                 Upstream::SLOW_START,
@@ -46,6 +48,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             health: survive::health(&section),
             tls: tls(&section, base),
         };
+        survive::agree(&section, &upstream);
         section.finish();
         known.push(Known { upstream: Arc::new(upstream) });
     }
