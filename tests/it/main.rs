@@ -17,6 +17,7 @@ mod circuit;
 mod extended_connect;
 mod faults;
 mod grpc;
+mod health;
 mod healthy;
 mod http2_upstream;
 mod limits;
