@@ -195,8 +195,8 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
-    /// Requests of one worker that wait for a connection when there are as many as may be.
-    /// Default 1024.
+    /// Requests of one worker that wait for a connection, or for a stream on one, when there are as
+    /// many as may be. Default 1024.
     pub pending: usize,
     /// How long such a request waits. Default 1 s.
     pub pending_time: Duration,

@@ -11,6 +11,7 @@ mod websocket;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -219,7 +220,7 @@ async fn over_http2(
         .map_err(|error| Failure::new(Kind::ProxyInternalError, Phase::Send).with_source(error))?;
     let ticket = Ticket::beside(shared.metrics.connections());
     let open = async { Session::open(stream, ticket, &settings.limits).await.map(Some) };
-    let lease = Sessions::new(Duration::ZERO).lease(open).await?;
+    let lease = Rc::new(Sessions::new(Duration::ZERO, None)).open(open).await?;
     let Some(lease) = lease else { return Err(Unwell::Slow) };
     let request = request(settings.timeouts.head, content).with_head(head);
     let exchange = http2::exchange::Exchange::new(lease, Arc::clone(settings), request);

@@ -143,14 +143,14 @@ pub struct Upstream {
     endpoints: Vec<Endpoint>,
     picker: Picker,
     budget: Budget,
-    pending: Pending,
+    pending: Rc<Pending>,
 }
 
 /// One worker's connections to an endpoint.
 #[derive(Debug)]
 struct Endpoint {
     pool: Pool,
-    sessions: Sessions,
+    sessions: Rc<Sessions>,
     /// What it spoke last: with `protocol: auto` that is known only after a handshake.
     speaks: Cell<Speaks>,
     in_flight: Rc<Cell<usize>>,
@@ -183,6 +183,16 @@ enum Room {
     Taken(Connection),
     /// A place for a new one.
     Free(Ticket),
+}
+
+/// What a request finds that can share a connection.
+enum Way {
+    /// A place on one.
+    Lease(Lease),
+    /// One that is on its way.
+    Coming,
+    /// A place for a new one.
+    New(Ticket),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,9 +253,11 @@ impl Upstream {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let limits = &shared.settings.limits;
         let keep_alive = shared.settings.timeouts.keep_alive;
+        let open = Arc::clone(&shared.open);
+        let pending = Rc::new(Pending::new(limits.pending, limits.pending_time, open));
         let endpoint = |target: &Target| Endpoint {
             pool: Pool::new(limits.idle_connections, keep_alive),
-            sessions: Sessions::new(keep_alive),
+            sessions: Rc::new(Sessions::new(keep_alive, Some(Rc::clone(&pending)))),
             speaks: Cell::new(match (shared.settings.protocol, target.tls.is_some()) {
                 (model::UpstreamProtocol::Http2, _) => Speaks::Http2,
                 (model::UpstreamProtocol::Auto, true) => Speaks::Unknown,
@@ -257,8 +269,6 @@ impl Upstream {
         };
         let endpoints = shared.targets.iter().map(endpoint).collect();
         let budget = Budget::new(shared.settings.retry.budget_percent);
-        let open = Arc::clone(&shared.open);
-        let pending = Pending::new(limits.pending, limits.pending_time, open);
         Upstream { shared, endpoints, picker: Picker::new(worker), budget, pending }
     }
 
@@ -418,50 +428,85 @@ impl Upstream {
     /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
     fn make_room(&self) -> Option<Ticket> {
         let Shared { settings, metrics, open, .. } = &*self.shared;
-        Ticket::take(open, settings.limits.connections, metrics.connections())
-            .or_else(|| self.endpoints.iter().find_map(|endpoint| endpoint.pool.evict()))
+        Ticket::take(open, settings.limits.connections, metrics.connections()).or_else(|| {
+            let mut endpoints = self.endpoints.iter();
+            endpoints.find_map(|at| at.pool.evict().or_else(|| at.sessions.evict()))
+        })
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
     async fn join(&self, index: EndpointIndex, endpoint: &Endpoint) -> Result<Link, Failure> {
+        let sessions = &endpoint.sessions;
+        // What nobody but this endpoint's requests can use.
+        let own = || match sessions.take() {
+            Some(lease) => Some(Way::Lease(lease)),
+            None => sessions.is_opening().then_some(Way::Coming),
+        };
+        let mut deadline = None;
         loop {
-            let mut plain = None;
-            let lease = endpoint.sessions.lease(async {
-                let (stream, ticket) = self.open(index, Purpose::Requests).await?;
-                let agreed = stream.alpn_agreed_on(tls::HTTP_2);
-                let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
-                if agreed == Some(false) {
-                    if strict {
-                        let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
-                        return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
-                    }
-                    endpoint.speaks.set(Speaks::Http1);
-                    plain = Some(Connection::new(stream, ticket));
-                    return Ok(None);
+            let way = match sessions.line().is_empty().then(own).flatten() {
+                Some(way) => way,
+                None => {
+                    let take = || own().or_else(|| self.make_room().map(Way::New));
+                    self.pending.wait_in(sessions.line(), &mut deadline, take).await?
                 }
-                endpoint.speaks.set(Speaks::Http2);
-                Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
-            });
-            if let Some(lease) = lease.await? {
-                return Ok(Link::Http2(lease));
+            };
+            if !(matches!(way, Way::New(_)) || self.pending.is_empty()) {
+                self.pass_on();
             }
-            if let Some(connection) = plain {
-                return Ok(Link::Http1(connection));
+            match way {
+                Way::Lease(lease) => {
+                    sessions.pass_on();
+                    return Ok(Link::Http2(lease));
+                }
+                Way::Coming => sessions.opened().await?,
+                Way::New(ticket) => {
+                    if let Some(link) = self.open_http2(index, endpoint, ticket).await? {
+                        return Ok(link);
+                    }
+                }
             }
         }
     }
 
-    /// A new connection. It does not wait for room: on a shared connection many requests have
-    /// their places, and these come back without it.
-    async fn open(
+    /// Wakes whoever can use what a request was woken for and did not need.
+    fn pass_on(&self) {
+        let Shared { settings, open, .. } = &*self.shared;
+        let is_idle =
+            |endpoint: &Endpoint| !endpoint.pool.is_empty() || endpoint.sessions.has_idle();
+        if open.is_below(settings.limits.connections) {
+            open.one_closed();
+        } else if self.endpoints.iter().any(is_idle) {
+            self.pending.returned();
+        }
+    }
+
+    /// A place on a new connection, or all of it if it turns out to speak HTTP/1.1.
+    async fn open_http2(
         &self,
         index: EndpointIndex,
-        purpose: Purpose,
-    ) -> Result<(Stream, Ticket), Failure> {
-        let Some(ticket) = self.make_room() else {
-            return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
-        };
-        Ok((self.connect(index, purpose).await?, ticket))
+        endpoint: &Endpoint,
+        ticket: Ticket,
+    ) -> Result<Option<Link>, Failure> {
+        let mut plain = None;
+        let lease = endpoint.sessions.open(async {
+            let stream = self.connect(index, Purpose::Requests).await?;
+            let agreed = stream.alpn_agreed_on(tls::HTTP_2);
+            let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
+            if agreed == Some(false) {
+                if strict {
+                    let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
+                    return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
+                }
+                endpoint.speaks.set(Speaks::Http1);
+                plain = Some(Connection::new(stream, ticket));
+                return Ok(None);
+            }
+            endpoint.speaks.set(Speaks::Http2);
+            Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
+        });
+        let lease = lease.await?;
+        Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))
     }
 
     async fn connect(&self, index: EndpointIndex, purpose: Purpose) -> Result<Stream, Failure> {

@@ -43,7 +43,7 @@ fn an_upstream_that_keeps_failing_is_left_alone_until_a_probe_is_served() {
     seawall.until("the probe fails", |seawall| {
         let asked = tokio::time::Instant::now();
         let seen = get(seawall, &upstream);
-        assert_eq!((seen.status, seen.end.clone()), (500, End::Complete));
+        assert_eq!((seen.status, seen.end), (500, End::Complete));
         match error(&seen) {
             Some("connection_terminated") => return Some(()),
             other => assert_eq!(other, Some("destination_unavailable")),

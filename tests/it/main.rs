@@ -24,6 +24,7 @@ mod limits;
 mod rehearsal;
 mod smuggling;
 mod sse;
+mod streams;
 mod support;
 mod survive;
 mod websocket;

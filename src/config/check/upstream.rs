@@ -188,7 +188,7 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             "pending",
             d.pending as u64,
             (0, 1_000_000),
-            "Requests of one worker that wait for a connection while there are as many as may be.",
+            "Requests of one worker that wait for a connection, or for a stream on one, while there are as many as may be.",
         )),
         pending_time: section.wait("pending_time", d.pending_time, "How long such a request waits."),
         idle_connections: to_usize(section.integer(
