@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::failure::policy::Policy;
 
 mod survive;
-pub use survive::{Balance, Ejection, HashKey, Health, Probe};
+pub use survive::{Balance, Circuit, Concurrency, Ejection, HashKey, Health, Probe};
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
@@ -92,6 +92,10 @@ pub struct Upstream {
     pub balance: Balance,
     /// When an endpoint that fails is left out for a while.
     pub ejection: Ejection,
+    /// When all of it is left alone for a while; `None` is never.
+    pub circuit: Option<Circuit>,
+    /// A limit on requests at a time that adapts; `None` is none.
+    pub concurrency: Option<Concurrency>,
     /// How long an endpoint that comes back takes to get its full share; zero is at once.
     /// Default 10 s.
     pub slow_start: Duration,
@@ -191,8 +195,8 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
-    /// Requests of one worker that wait for a connection when there are as many as may be.
-    /// Default 1024.
+    /// Requests of one worker that wait for a connection, or for a stream on one, when there are as
+    /// many as may be. Default 1024.
     pub pending: usize,
     /// How long such a request waits. Default 1 s.
     pub pending_time: Duration,

@@ -64,6 +64,16 @@ fn every_class_of_mistake_has_its_place_and_its_remedy() {
         ("{ cookie: user }", "{ cookie: user, address: true }", "needs one key", "set one of"),
         ("path: /healthz", "path: healthz", "`path` cannot be \"healthz\"", "/healthz"),
         ("path: /healthz", "interval: 1s", "needs to know what to ask", "tcp: true"),
+        ("path: /healthz", "websocket: chat", "`websocket` cannot be \"chat\"", "/healthz"),
+        ("path: /healthz", "path: /, tcp: true", "needs to know what to ask", "set one of"),
+        (
+            "path: /healthz",
+            "grpc: true",
+            "`health: { grpc: true }` needs HTTP/2",
+            "protocol: http2",
+        ),
+        ("probes: 3", "probes: 0", "`probes` cannot be \"0\"", "from 1 to 100"),
+        ("min: 8", "min: 800", "`min` is 800, and `max` is 100", "set min to max at most"),
         ("[200-299]", "[299-200]", "`status` cannot be \"299-200\"", "200-399"),
         ("max_percent: 50", "max_percent: 101", "`max_percent` cannot be", "from 0 to 100"),
         ("https://a.test", "https://a.test/", "`origins` cannot be", "as browsers do"),
@@ -104,6 +114,8 @@ upstreams:
     hash: { cookie: user }
     health: { path: /healthz, status: [200-299] }
     ejection: { max_percent: 50 }
+    circuit: { probes: 3 }
+    concurrency: { min: 8, max: 100 }
 routes:
   - path: /v1/*
     upstream: app

@@ -19,6 +19,7 @@ use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
 use crate::failure::rehearsal::Rehearsal;
+use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::{EndpointIndex, InFlight, Outcome, Upstream};
 
@@ -94,13 +95,23 @@ pub struct Source {
     pub in_flight: Option<InFlight>,
     /// What it says of the endpoint when the content is whole.
     pub outcome: Outcome<'static>,
+    /// What the upstream's circuit is to learn from it.
+    pub passage: Option<Passage>,
 }
 
 impl Source {
+    /// Tells endpoint and circuit what became of the request.
+    pub fn report(&mut self, outcome: Outcome<'_>) {
+        self.upstream.report(self.endpoint, outcome);
+        if let Some(passage) = self.passage.take() {
+            passage.settle(outcome);
+        }
+    }
+
     /// Gives the connection back, if it can carry another request.
     pub fn finish(&mut self) {
         self.in_flight = None;
-        self.upstream.report(self.endpoint, self.outcome);
+        self.report(self.outcome);
         if let Some(connection) = self.exchange.take().and_then(Exchange::into_connection) {
             self.upstream.give_back(self.endpoint, connection);
         }
@@ -235,7 +246,7 @@ impl Relayed {
         self.source.exchange = None;
         self.source.in_flight = None;
         if let Broken::Upstream(failure) = &broken {
-            self.source.upstream.report(self.source.endpoint, Outcome::Broken(failure));
+            self.source.report(Outcome::Broken(failure));
         }
         self.ending = Ending::CutOff;
         let Some(committed) = self.committed.take() else { return };

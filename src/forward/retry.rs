@@ -32,6 +32,7 @@ use crate::config::model::{Balance, HashKey};
 use crate::failure::app::{self, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{ClientFailure, Failure, Kind};
 use crate::telemetry::metrics::RetryResult;
+use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{
     Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
 };
@@ -55,6 +56,8 @@ pub struct Answered {
     pub endpoint: EndpointIndex,
     /// The request counts as in flight there until this is dropped.
     pub in_flight: Option<InFlight>,
+    /// What the upstream's circuit is to learn from it.
+    pub passage: Option<Passage>,
 }
 
 /// A request without a response: whose failure, and what is left of the request content.
@@ -110,6 +113,10 @@ pub async fn send(
 ) -> Result<Answered, Unanswered> {
     let upstream = &route.upstream;
     let settings = &upstream.settings().retry;
+    let passage = match upstream.enter() {
+        Ok(passage) => passage,
+        Err(failure) => return Err(Unanswered::Upstream(failure, body)),
+    };
     let content = body.filter(|_| outgoing.extra.framing != Framing::Empty);
     let kept = if settings.attempts > 1 { settings.replay_bytes } else { 0 };
     let mut attempts = Attempts {
@@ -133,7 +140,8 @@ pub async fn send(
     let mut earlier: Option<Failure> = None;
     loop {
         let (failure, next) = match attempts.run(endpoint, need).await {
-            Ok(answered) => {
+            Ok(mut answered) => {
+                answered.passage = passage;
                 attempts.replay.forget();
                 if let Some(failure) = earlier {
                     upstream.metrics().retried(RetryResult::Recovered);
@@ -168,6 +176,7 @@ pub async fn send(
         };
         let Some(next) = next else {
             supersede(route, earlier.take());
+            passage.into_iter().for_each(|passage| passage.settle(Outcome::Broken(&failure)));
             return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));
         };
         client.withdraw_interim();
@@ -183,19 +192,38 @@ impl Attempts<'_> {
     async fn run(&mut self, endpoint: EndpointIndex, need: Need) -> Result<Answered, Trouble> {
         self.begun += 1;
         let upstream = &self.route.upstream;
+        let slot = upstream.slot().map_err(Trouble::Unreachable)?;
         let in_flight = upstream.begin(endpoint);
         let link = upstream.link(endpoint, need).await.map_err(Trouble::Unreachable)?;
         let mut exchange = self.exchange(endpoint, link)?;
         let sent = Instant::now();
         let head = match self.final_head(&mut exchange).await {
             Ok(head) => head,
-            Err(broken) => return Err(trouble(broken, &exchange)),
+            Err(broken) => {
+                if let (Some(slot), Broken::Upstream(failure)) = (slot, &broken) {
+                    slot.failed(failure);
+                }
+                return Err(trouble(broken, &exchange));
+            }
         };
-        upstream.metrics().head_received(sent.elapsed());
+        let elapsed = sent.elapsed();
+        upstream.metrics().head_received(elapsed);
+        if let Some(slot) = slot {
+            slot.answered(elapsed);
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let judgement = Judgement::Known(Verdict::Healthy);
             let content = hold::Held::default();
-            return Ok(Answered { exchange, head, content, judgement, endpoint, in_flight });
+            let passage = None;
+            return Ok(Answered {
+                exchange,
+                head,
+                content,
+                judgement,
+                endpoint,
+                in_flight,
+                passage,
+            });
         }
         let settings = &self.route.settings;
         let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
@@ -207,7 +235,10 @@ impl Attempts<'_> {
             terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
         }
         match hold::hold(&mut exchange, terms).await {
-            Ok(content) => Ok(Answered { exchange, head, content, judgement, endpoint, in_flight }),
+            Ok(content) => {
+                let passage = None;
+                Ok(Answered { exchange, head, content, judgement, endpoint, in_flight, passage })
+            }
             Err(broken) => Err(trouble(broken, &exchange)),
         }
     }

@@ -67,6 +67,7 @@ pub async fn respond(
     if status != StatusCode::SWITCHING_PROTOCOLS {
         if status.is_server_error() {
             route.upstream.report(answered.endpoint, Outcome::AppFailed);
+            answered.passage.into_iter().for_each(|passage| passage.settle(Outcome::AppFailed));
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
                 .with_received_status(status.as_u16());
             return held.answer(route.upstream.place(answered.endpoint, failure));
@@ -74,7 +75,7 @@ pub async fn respond(
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
         return response::respond(held, client, answered, route, busy).await;
     }
-    let Answered { exchange, head, endpoint, in_flight, .. } = answered;
+    let Answered { exchange, head, endpoint, in_flight, passage, .. } = answered;
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
         Ok(agreed) => agreed,
         Err(error) => {
@@ -97,6 +98,7 @@ pub async fn respond(
     }
     response::add_fields(response.headers_mut(), &held);
     route.upstream.report(endpoint, Outcome::Served);
+    passage.into_iter().for_each(|passage| passage.settle(Outcome::Served));
     let connection = exchange.into_upgraded();
     if let Some(session) = held.commit(status.as_u16()).upgrade()
         && let Some(connection) = connection

@@ -130,6 +130,8 @@ mod tests {
             retry: Retry::default(),
             balance: Balance::default(),
             ejection: Ejection::default(),
+            circuit: None,
+            concurrency: None,
             slow_start: Upstream::SLOW_START,
             health: None,
             tls: UpstreamTls::default(),

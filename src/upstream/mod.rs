@@ -5,9 +5,11 @@
 //! place on a shared one, runs an [`exchange::Exchange`] on it and gives it back. Every error that
 //! leaves this floor is a [`Failure`].
 
+pub mod adaptive;
 pub mod admission;
 pub mod balance;
 pub mod budget;
+pub mod circuit;
 pub mod connect;
 pub mod deadline;
 pub mod ejection;
@@ -26,9 +28,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adaptive::{Adaptive, Slot};
 use admission::{Admission, Place, Refused};
 use balance::{Picker, Plan};
 use budget::Budget;
+use circuit::{Circuit, Passage};
 use connect::Target;
 use ejection::Roster;
 use http2::session::{Lease, Session, Sessions};
@@ -53,6 +57,8 @@ pub struct Shared {
     roster: Roster,
     open: Arc<OpenCount>,
     admission: Arc<Admission>,
+    circuit: Option<Arc<Circuit>>,
+    adaptive: Option<Arc<Adaptive>>,
 }
 
 impl Shared {
@@ -80,7 +86,15 @@ impl Shared {
         let plan = Plan::new(&settings.balance, &settings.endpoints);
         let roster = Roster::new(&settings);
         let open = Arc::default();
-        let shared = Shared { settings, metrics, targets, plan, roster, open, admission };
+        let circuit = settings.circuit.clone().map(|circuit| {
+            Arc::new(Circuit::new(circuit, Arc::clone(&settings.name), metrics.circuit().clone()))
+        });
+        let adaptive = settings
+            .concurrency
+            .clone()
+            .map(|concurrency| Arc::new(Adaptive::new(concurrency, metrics.concurrency().clone())));
+        let shared =
+            Shared { settings, metrics, targets, plan, roster, open, admission, circuit, adaptive };
         (0..shared.targets.len()).for_each(|endpoint| shared.tell_whether_up(endpoint));
         Ok(shared)
     }
@@ -113,6 +127,7 @@ impl Shared {
     /// Forgets what is long over, and brings the gauges up to date.
     pub fn sweep(&self) {
         self.roster.tidy();
+        self.circuit.iter().for_each(|circuit| circuit.tidy());
         (0..self.targets.len()).for_each(|endpoint| self.tell_whether_up(endpoint));
     }
 
@@ -128,14 +143,14 @@ pub struct Upstream {
     endpoints: Vec<Endpoint>,
     picker: Picker,
     budget: Budget,
-    pending: Pending,
+    pending: Rc<Pending>,
 }
 
 /// One worker's connections to an endpoint.
 #[derive(Debug)]
 struct Endpoint {
     pool: Pool,
-    sessions: Sessions,
+    sessions: Rc<Sessions>,
     /// What it spoke last: with `protocol: auto` that is known only after a handshake.
     speaks: Cell<Speaks>,
     in_flight: Rc<Cell<usize>>,
@@ -168,6 +183,16 @@ enum Room {
     Taken(Connection),
     /// A place for a new one.
     Free(Ticket),
+}
+
+/// What a request finds that can share a connection.
+enum Way {
+    /// A place on one.
+    Lease(Lease),
+    /// One that is on its way.
+    Coming,
+    /// A place for a new one.
+    New(Ticket),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,9 +253,11 @@ impl Upstream {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let limits = &shared.settings.limits;
         let keep_alive = shared.settings.timeouts.keep_alive;
+        let open = Arc::clone(&shared.open);
+        let pending = Rc::new(Pending::new(limits.pending, limits.pending_time, open));
         let endpoint = |target: &Target| Endpoint {
             pool: Pool::new(limits.idle_connections, keep_alive),
-            sessions: Sessions::new(keep_alive),
+            sessions: Rc::new(Sessions::new(keep_alive, Some(Rc::clone(&pending)))),
             speaks: Cell::new(match (shared.settings.protocol, target.tls.is_some()) {
                 (model::UpstreamProtocol::Http2, _) => Speaks::Http2,
                 (model::UpstreamProtocol::Auto, true) => Speaks::Unknown,
@@ -242,8 +269,6 @@ impl Upstream {
         };
         let endpoints = shared.targets.iter().map(endpoint).collect();
         let budget = Budget::new(shared.settings.retry.budget_percent);
-        let open = Arc::clone(&shared.open);
-        let pending = Pending::new(limits.pending, limits.pending_time, open);
         Upstream { shared, endpoints, picker: Picker::new(worker), budget, pending }
     }
 
@@ -257,6 +282,33 @@ impl Upstream {
     #[must_use]
     pub fn metrics(&self) -> &UpstreamMetrics {
         &self.shared.metrics
+    }
+
+    /// Lets a request through, if the upstream has a circuit and it is not open.
+    ///
+    /// # Errors
+    /// The circuit is open.
+    pub fn enter(&self) -> Result<Option<Passage>, Failure> {
+        let Some(circuit) = &self.shared.circuit else { return Ok(None) };
+        circuit.enter().map(Some).map_err(|open| {
+            Failure::new(Kind::DestinationUnavailable, Phase::Connect)
+                .at_upstream(&self.shared.settings.name)
+                .with_retry_after(open.retry_after_secs.to_string().into())
+                .with_source(open)
+        })
+    }
+
+    /// A place among the requests that wait for their response heads, if those are limited.
+    ///
+    /// # Errors
+    /// As many wait as the upstream can take.
+    pub fn slot(&self) -> Result<Option<Slot>, Failure> {
+        let Some(adaptive) = &self.shared.adaptive else { return Ok(None) };
+        adaptive.enter().map(Some).map_err(|full| {
+            Failure::new(Kind::ConnectionLimitReached, Phase::Connect)
+                .at_upstream(&self.shared.settings.name)
+                .with_source(full)
+        })
     }
 
     /// The endpoint for a request with this key, if it has one.
@@ -376,50 +428,85 @@ impl Upstream {
     /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
     fn make_room(&self) -> Option<Ticket> {
         let Shared { settings, metrics, open, .. } = &*self.shared;
-        Ticket::take(open, settings.limits.connections, metrics.connections())
-            .or_else(|| self.endpoints.iter().find_map(|endpoint| endpoint.pool.evict()))
+        Ticket::take(open, settings.limits.connections, metrics.connections()).or_else(|| {
+            let mut endpoints = self.endpoints.iter();
+            endpoints.find_map(|at| at.pool.evict().or_else(|| at.sessions.evict()))
+        })
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
     async fn join(&self, index: EndpointIndex, endpoint: &Endpoint) -> Result<Link, Failure> {
+        let sessions = &endpoint.sessions;
+        // What nobody but this endpoint's requests can use.
+        let own = || match sessions.take() {
+            Some(lease) => Some(Way::Lease(lease)),
+            None => sessions.is_opening().then_some(Way::Coming),
+        };
+        let mut deadline = None;
         loop {
-            let mut plain = None;
-            let lease = endpoint.sessions.lease(async {
-                let (stream, ticket) = self.open(index, Purpose::Requests).await?;
-                let agreed = stream.alpn_agreed_on(tls::HTTP_2);
-                let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
-                if agreed == Some(false) {
-                    if strict {
-                        let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
-                        return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
-                    }
-                    endpoint.speaks.set(Speaks::Http1);
-                    plain = Some(Connection::new(stream, ticket));
-                    return Ok(None);
+            let way = match sessions.line().is_empty().then(own).flatten() {
+                Some(way) => way,
+                None => {
+                    let take = || own().or_else(|| self.make_room().map(Way::New));
+                    self.pending.wait_in(sessions.line(), &mut deadline, take).await?
                 }
-                endpoint.speaks.set(Speaks::Http2);
-                Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
-            });
-            if let Some(lease) = lease.await? {
-                return Ok(Link::Http2(lease));
+            };
+            if !(matches!(way, Way::New(_)) || self.pending.is_empty()) {
+                self.pass_on();
             }
-            if let Some(connection) = plain {
-                return Ok(Link::Http1(connection));
+            match way {
+                Way::Lease(lease) => {
+                    sessions.pass_on();
+                    return Ok(Link::Http2(lease));
+                }
+                Way::Coming => sessions.opened().await?,
+                Way::New(ticket) => {
+                    if let Some(link) = self.open_http2(index, endpoint, ticket).await? {
+                        return Ok(link);
+                    }
+                }
             }
         }
     }
 
-    /// A new connection. It does not wait for room: on a shared connection many requests have
-    /// their places, and these come back without it.
-    async fn open(
+    /// Wakes whoever can use what a request was woken for and did not need.
+    fn pass_on(&self) {
+        let Shared { settings, open, .. } = &*self.shared;
+        let is_idle =
+            |endpoint: &Endpoint| !endpoint.pool.is_empty() || endpoint.sessions.has_idle();
+        if open.is_below(settings.limits.connections) {
+            open.one_closed();
+        } else if self.endpoints.iter().any(is_idle) {
+            self.pending.returned();
+        }
+    }
+
+    /// A place on a new connection, or all of it if it turns out to speak HTTP/1.1.
+    async fn open_http2(
         &self,
         index: EndpointIndex,
-        purpose: Purpose,
-    ) -> Result<(Stream, Ticket), Failure> {
-        let Some(ticket) = self.make_room() else {
-            return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
-        };
-        Ok((self.connect(index, purpose).await?, ticket))
+        endpoint: &Endpoint,
+        ticket: Ticket,
+    ) -> Result<Option<Link>, Failure> {
+        let mut plain = None;
+        let lease = endpoint.sessions.open(async {
+            let stream = self.connect(index, Purpose::Requests).await?;
+            let agreed = stream.alpn_agreed_on(tls::HTTP_2);
+            let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
+            if agreed == Some(false) {
+                if strict {
+                    let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
+                    return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
+                }
+                endpoint.speaks.set(Speaks::Http1);
+                plain = Some(Connection::new(stream, ticket));
+                return Ok(None);
+            }
+            endpoint.speaks.set(Speaks::Http2);
+            Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
+        });
+        let lease = lease.await?;
+        Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))
     }
 
     async fn connect(&self, index: EndpointIndex, purpose: Purpose) -> Result<Stream, Failure> {

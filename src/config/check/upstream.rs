@@ -38,6 +38,8 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             retry: retry(&section),
             balance: survive::balance(&section),
             ejection: survive::ejection(&section),
+            circuit: survive::circuit(&section),
+            concurrency: survive::concurrency(&section),
             slow_start: section.duration(
                 "slow_start",
                 Upstream::SLOW_START,
@@ -46,6 +48,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             health: survive::health(&section),
             tls: tls(&section, base),
         };
+        survive::agree(&section, &upstream);
         section.finish();
         known.push(Known { upstream: Arc::new(upstream) });
     }
@@ -185,7 +188,7 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             "pending",
             d.pending as u64,
             (0, 1_000_000),
-            "Requests of one worker that wait for a connection while there are as many as may be.",
+            "Requests of one worker that wait for a connection, or for a stream on one, while there are as many as may be.",
         )),
         pending_time: section.wait("pending_time", d.pending_time, "How long such a request waits."),
         idle_connections: to_usize(section.integer(

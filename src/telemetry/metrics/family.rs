@@ -106,6 +106,21 @@ families! {
     HEALTH_CHECKS, "seawall_health_checks_total", Counter,
         ["upstream", "endpoint", "result"],
         "Health checks of endpoints, ok or failed.";
+    CIRCUIT_STATE, "seawall_circuit_state", Gauge,
+        ["upstream"],
+        "The upstream's circuit: 0 closed (also if it has none), 1 half-open, 2 open.";
+    CIRCUIT_OPENINGS, "seawall_circuit_openings_total", Counter,
+        ["upstream"],
+        "How often the circuit opened because too many requests had failed.";
+    CIRCUIT_REFUSED, "seawall_circuit_refused_total", Counter,
+        ["upstream"],
+        "Requests answered at once because the circuit was open.";
+    CONCURRENCY_LIMIT, "seawall_concurrency_limit", Gauge,
+        ["upstream"],
+        "Requests that may wait for their response head at a time, as it adapts; 0 if there is no such limit.";
+    CONCURRENCY_REFUSED, "seawall_concurrency_refused_total", Counter,
+        ["upstream"],
+        "Attempts refused because as many requests as that limit allows were waiting.";
     CLIENT_CONNECTIONS, "seawall_client_connections", Gauge,
         [],
         "Open connections of clients.";

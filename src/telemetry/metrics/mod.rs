@@ -59,6 +59,11 @@ pub struct Metrics {
     endpoint_up: IntGaugeVec,
     endpoint_ejections: IntCounterVec,
     health_checks: IntCounterVec,
+    circuit_state: IntGaugeVec,
+    circuit_openings: IntCounterVec,
+    circuit_refused: IntCounterVec,
+    concurrency_limit: IntGaugeVec,
+    concurrency_refused: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
 }
@@ -145,6 +150,11 @@ impl Metrics {
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
             health_checks: make.counter(&family::HEALTH_CHECKS)?,
             endpoint_ejections: make.counter(&family::ENDPOINT_EJECTIONS)?,
+            circuit_state: make.gauge(&family::CIRCUIT_STATE)?,
+            circuit_openings: make.counter(&family::CIRCUIT_OPENINGS)?,
+            circuit_refused: make.counter(&family::CIRCUIT_REFUSED)?,
+            concurrency_limit: make.gauge(&family::CONCURRENCY_LIMIT)?,
+            concurrency_refused: make.counter(&family::CONCURRENCY_REFUSED)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
             registry: registry.clone(),
@@ -227,6 +237,15 @@ impl Metrics {
                 idle: connection("idle"),
             },
             retries: RetryResult::ALL.map(retry),
+            circuit: CircuitMetrics {
+                state: self.circuit_state.with_label_values(&[name]),
+                openings: self.circuit_openings.with_label_values(&[name]),
+                refused: self.circuit_refused.with_label_values(&[name]),
+            },
+            concurrency: ConcurrencyMetrics {
+                limit: self.concurrency_limit.with_label_values(&[name]),
+                refused: self.concurrency_refused.with_label_values(&[name]),
+            },
             websocket: self.websocket(name),
         }))
     }
@@ -381,6 +400,8 @@ struct UpstreamHandles {
     head_seconds: Histogram,
     connections: ConnectionGauges,
     retries: [IntCounter; 4],
+    circuit: CircuitMetrics,
+    concurrency: ConcurrencyMetrics,
     websocket: WebsocketMetrics,
 }
 
@@ -463,10 +484,78 @@ impl UpstreamMetrics {
         &self.0.connections
     }
 
+    /// The handles of the circuit.
+    #[must_use]
+    pub fn circuit(&self) -> &CircuitMetrics {
+        &self.0.circuit
+    }
+
+    /// The handles of the limit that adapts.
+    #[must_use]
+    pub fn concurrency(&self) -> &ConcurrencyMetrics {
+        &self.0.concurrency
+    }
+
     /// The handles of WebSockets.
     #[must_use]
     pub fn websocket(&self) -> &WebsocketMetrics {
         &self.0.websocket
+    }
+}
+
+/// What a circuit is: its value in the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// All requests are let through.
+    Closed = 0,
+    /// A few are.
+    HalfOpen = 1,
+    /// None is.
+    Open = 2,
+}
+
+/// The handles of one upstream's circuit.
+#[derive(Clone, Debug)]
+pub struct CircuitMetrics {
+    state: IntGauge,
+    openings: IntCounter,
+    refused: IntCounter,
+}
+
+impl CircuitMetrics {
+    /// What the circuit is now.
+    pub fn set(&self, state: CircuitState) {
+        self.state.set(state as i64);
+    }
+
+    /// It has opened.
+    pub fn opened(&self) {
+        self.openings.inc();
+        self.set(CircuitState::Open);
+    }
+
+    /// A request was answered at once.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+}
+
+/// The handles of one upstream's limit that adapts.
+#[derive(Clone, Debug)]
+pub struct ConcurrencyMetrics {
+    limit: IntGauge,
+    refused: IntCounter,
+}
+
+impl ConcurrencyMetrics {
+    /// The limit is this now.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+    }
+
+    /// An attempt was refused.
+    pub fn refused(&self) {
+        self.refused.inc();
     }
 }
 
