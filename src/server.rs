@@ -313,8 +313,6 @@ fn shared_upstreams(
     metrics: &Arc<Metrics>,
 ) -> Result<Vec<Arc<Shared>>, StartError> {
     let shared = config.upstreams.iter().map(|settings| {
-        let endpoints: Vec<_> =
-            settings.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.label)).collect();
         let dependencies = dependencies(config, settings);
         // gRPC needs HTTP/2 on both sides.
         let protocols: &[failure::Protocol] = match settings.protocol {
@@ -325,7 +323,7 @@ fn shared_upstreams(
                 failure::Protocol::ALL
             }
         };
-        let handles = metrics.upstream(&settings.name, &endpoints, &dependencies, protocols);
+        let handles = metrics.upstream(&settings.name, &dependencies, protocols);
         Shared::new(Arc::clone(settings), handles)
             .map(Arc::new)
             .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))

@@ -15,7 +15,9 @@ fn roster(count: usize, settings: &str) -> Roster {
         endpoints.join(", ")
     );
     let config = crate::config::parse("test.yaml", &text, Path::new(".")).unwrap();
-    Roster::new(&config.upstreams[0])
+    let upstream = &config.upstreams[0];
+    let standings = (0..count).map(|_| Arc::new(Standing::new(upstream)));
+    Roster::new(upstream, standings.collect(), Instant::now())
 }
 
 const SETTINGS: &str = "slow_start: 10s, ejection: { consecutive_failures: 3, base: 5s, max: 30s }";
