@@ -28,7 +28,7 @@ use crate::listen::tls;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::tls::TlsSettingsError;
-use crate::upstream::{Shared, Upstream, watch_health};
+use crate::upstream::{Shared, Upstream, watch};
 
 /// Connections that the kernel may hold for a worker that has not accepted them yet.
 const BACKLOG: i32 = 4096;
@@ -260,7 +260,7 @@ impl WorkerSeed {
     async fn work(self) {
         // One worker checks for all of them.
         let watched = if self.number == 0 { &*self.upstreams } else { &[] };
-        let watching = watch_health(watched);
+        let watching = watch(watched);
         let upstreams: Vec<_> = self
             .upstreams
             .into_iter()

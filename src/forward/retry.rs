@@ -130,6 +130,9 @@ pub async fn send(
         started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
     upstream.budget().deposit();
+    if upstream.is_unresolved() {
+        Box::pin(upstream.first_resolved()).await;
+    }
     let mut endpoint = match upstream.pick(key(route, outgoing)) {
         Ok(endpoint) => endpoint,
         Err(failure) => {

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod circuit;
 pub mod connect;
 pub mod deadline;
+pub mod dns;
 pub mod ejection;
 pub mod exchange;
 pub mod health;
@@ -26,7 +27,7 @@ pub mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adaptive::{Adaptive, Slot};
@@ -64,6 +65,7 @@ pub struct Shared {
     /// Another set is current.
     changed: Notify,
     start: Instant,
+    discovery: Discovery,
     open: Arc<OpenCount>,
     admission: Arc<Admission>,
     circuit: Option<Arc<Circuit>>,
@@ -99,6 +101,7 @@ impl Shared {
             metrics,
             tls,
             start,
+            discovery: Discovery::default(),
             admission,
             circuit,
             adaptive,
@@ -151,6 +154,22 @@ impl Shared {
         Ok(Member::new(Target::new(endpoint, session), Standing::new(&self.settings), metrics))
     }
 
+    /// DNS has answered.
+    fn resolved(&self) {
+        self.discovery.outcome.store(FOUND, Ordering::Release);
+        self.discovery.known.notify_waiters();
+    }
+
+    /// DNS has not answered: `dns_error` or `dns_timeout`.
+    fn unresolved(&self, kind: Kind) {
+        let outcome = if kind == Kind::DnsTimeout { TIMED_OUT } else { FAILED };
+        // What was found once is kept.
+        let unless_found = |known| (known != FOUND).then_some(outcome);
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.discovery.outcome.fetch_update(order.0, order.1, unless_found);
+        self.discovery.known.notify_waiters();
+    }
+
     /// The endpoint's health checks have come to a result.
     fn checked(&self, member: &Arc<Member>, up: bool, why: Option<health::Unwell>) {
         let set = self.current();
@@ -176,6 +195,18 @@ impl Shared {
         self.circuit.iter().for_each(|circuit| circuit.tidy());
     }
 }
+
+/// Whether DNS has answered once.
+#[derive(Debug, Default)]
+struct Discovery {
+    outcome: AtomicU8,
+    known: Notify,
+}
+
+const UNKNOWN: u8 = 0;
+const FOUND: u8 = 1;
+const FAILED: u8 = 2;
+const TIMED_OUT: u8 = 3;
 
 /// One worker's view of an upstream.
 #[derive(Debug)]
@@ -293,13 +324,15 @@ pub enum Need {
     Upgrade,
 }
 
-/// Checks the health of every endpoint, on this worker, until the guard is dropped.
+/// Checks the health of every endpoint and follows DNS, on this worker, until the guard is dropped.
 #[must_use]
-pub fn watch_health(upstreams: &[Arc<Shared>]) -> Watching {
+pub fn watch(upstreams: &[Arc<Shared>]) -> Watching {
     let checked = upstreams.iter().filter(|shared| shared.settings.health.is_some());
-    let tasks =
+    let checks =
         checked.map(|shared| tokio::task::spawn_local(health::watch_all(Arc::clone(shared))));
-    Watching(tasks.collect())
+    let found = upstreams.iter().filter(|shared| shared.settings.dns.is_some());
+    let finds = found.map(|shared| tokio::task::spawn_local(dns::follow(Arc::clone(shared))));
+    Watching(checks.chain(finds).collect())
 }
 
 /// Tasks of a worker that end when this is dropped.
@@ -437,10 +470,34 @@ impl Upstream {
         })
     }
 
+    /// Whether DNS has not been heard of yet, so that there is nothing to pick from.
+    #[must_use]
+    pub fn is_unresolved(&self) -> bool {
+        self.shared.settings.dns.is_some()
+            && self.shared.discovery.outcome.load(Ordering::Acquire) == UNKNOWN
+    }
+
+    /// Waits for the first word of DNS, not longer than it may take.
+    pub async fn first_resolved(&self) {
+        let limit = self.shared.settings.timeouts.resolve;
+        let known = &self.shared.discovery.known;
+        let _ = tokio::time::timeout(limit, async {
+            loop {
+                let mut heard = std::pin::pin!(known.notified());
+                heard.as_mut().enable();
+                if !self.is_unresolved() {
+                    return;
+                }
+                heard.await;
+            }
+        })
+        .await;
+    }
+
     /// The endpoint for a request with this key, if it has one.
     ///
     /// # Errors
-    /// If all endpoints fail their health checks.
+    /// If all endpoints fail their health checks or are drained, or DNS has named none.
     pub fn pick(&self, key: Option<u64>) -> Result<Choice, Failure> {
         let view = self.view();
         let standing = view.set.roster.view();
@@ -448,10 +505,21 @@ impl Upstream {
             |at: usize| view.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
         let plan = &view.set.plan;
         let picked = self.picker.pick(plan, key, |endpoint| standing.share(endpoint), load);
-        picked.and_then(|at| Choice::of(&view, at)).ok_or_else(|| {
-            Failure::new(Kind::DestinationUnavailable, Phase::Connect)
-                .at_upstream(&self.shared.settings.name)
-        })
+        picked.and_then(|at| Choice::of(&view, at)).ok_or_else(|| self.nowhere())
+    }
+
+    #[cold]
+    fn nowhere(&self) -> Failure {
+        let Shared { settings, discovery, .. } = &*self.shared;
+        let outcome = discovery.outcome.load(Ordering::Acquire);
+        let failure = match outcome {
+            _ if settings.dns.is_none() || outcome == FOUND => {
+                Failure::new(Kind::DestinationUnavailable, Phase::Connect)
+            }
+            FAILED => Failure::new(Kind::DnsError, Phase::Resolve),
+            _ => Failure::new(Kind::DnsTimeout, Phase::Resolve),
+        };
+        failure.at_upstream(&settings.name)
     }
 
     /// The endpoint to try after this one, if there is another.

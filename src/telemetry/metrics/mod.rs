@@ -59,6 +59,7 @@ pub struct Metrics {
     endpoint_up: IntGaugeVec,
     endpoint_ejections: IntCounterVec,
     health_checks: IntCounterVec,
+    dns_lookups: IntCounterVec,
     circuit_state: IntGaugeVec,
     circuit_openings: IntCounterVec,
     circuit_refused: IntCounterVec,
@@ -150,6 +151,7 @@ impl Metrics {
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
             health_checks: make.counter(&family::HEALTH_CHECKS)?,
             endpoint_ejections: make.counter(&family::ENDPOINT_EJECTIONS)?,
+            dns_lookups: make.counter(&family::DNS_LOOKUPS)?,
             circuit_state: make.gauge(&family::CIRCUIT_STATE)?,
             circuit_openings: make.counter(&family::CIRCUIT_OPENINGS)?,
             circuit_refused: make.counter(&family::CIRCUIT_REFUSED)?,
@@ -226,6 +228,8 @@ impl Metrics {
                 idle: connection("idle"),
             },
             retries: RetryResult::ALL.map(retry),
+            dns_lookups: ["ok", "failed"]
+                .map(|result| self.dns_lookups.with_label_values(&[name, result])),
             circuit: CircuitMetrics {
                 state: self.circuit_state.with_label_values(&[name]),
                 openings: self.circuit_openings.with_label_values(&[name]),
@@ -389,6 +393,7 @@ struct UpstreamHandles {
     head_seconds: Histogram,
     connections: ConnectionGauges,
     retries: [IntCounter; 4],
+    dns_lookups: [IntCounter; 2],
     circuit: CircuitMetrics,
     concurrency: ConcurrencyMetrics,
     websocket: WebsocketMetrics,
@@ -471,6 +476,12 @@ impl UpstreamMetrics {
         if let Some(trace) = failure.trace() {
             handles.scrubbed_responses.with_label_values(&[&*handles.name, trace]).inc();
         }
+    }
+
+    /// DNS was asked for its endpoints.
+    pub fn looked_up(&self, ok: bool) {
+        let [answered, failed] = &self.0.dns_lookups;
+        if ok { answered } else { failed }.inc();
     }
 
     /// The handles of one of its endpoints.

@@ -9,7 +9,7 @@ fn resolved() -> (Arc<Metrics>, RouteMetrics, UpstreamMetrics) {
     let route = metrics.route("all", "app");
     metrics.rehearses("all");
     let upstream = metrics.upstream("app", &["postgres".into()], Protocol::ALL);
-    upstream.endpoint("http://a:1");
+    let _ = upstream.endpoint("http://a:1");
     (metrics, route, upstream)
 }
 
