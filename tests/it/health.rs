@@ -9,7 +9,7 @@ use crate::support::seawall::Seawall;
 use crate::support::websocket;
 
 /// Short checks, so that the tests are short; one is enough.
-const CHECKS: &str = "interval: 50ms, timeout: 500ms, healthy: 1, unhealthy: 1, initial: unhealthy";
+const CHECKS: &str = "interval: 50ms, timeout: 5s, healthy: 1, unhealthy: 1, initial: unhealthy";
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
