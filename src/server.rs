@@ -119,7 +119,7 @@ impl Server {
         let journal = Arc::new(Journal::new(config.journal.entries));
         let upstreams = shared_upstreams(&config, &metrics)?;
         let (addresses, sockets) = listeners(&config)?;
-        let state = Arc::new(crate::admin::State::new(config.describe()));
+        let state = Arc::new(crate::admin::State::new(config.describe(), upstreams.clone()));
         let (drainer, drain) = Drainer::new();
 
         let mut running = Running {
@@ -174,6 +174,12 @@ impl Running {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What all workers know about the upstreams, in the configuration's order.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Arc<Shared>] {
+        self.state.upstreams()
     }
 
     /// The failure journal.

@@ -141,6 +141,7 @@ pub async fn run<C>(
     let leaving = endpoint.leaving().begun();
     let drain = async {
         tokio::select! {
+            biased;
             () = drain => {}
             () = leaving => {}
         }

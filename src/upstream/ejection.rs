@@ -187,6 +187,19 @@ impl Roster {
         }
     }
 
+    /// What keeps the endpoint from its requests, in a word: `drained`, `unhealthy`, `ejected`,
+    /// `unreachable`; or `up`.
+    #[must_use]
+    pub fn state(&self, endpoint: usize) -> &'static str {
+        match self.endpoints.get(endpoint) {
+            Some(standing) if standing.is_drained() => "drained",
+            Some(standing) if standing.is_down() => "unhealthy",
+            Some(standing) if standing.is_ejected(self.now()) => "ejected",
+            Some(standing) if standing.unreachable.load(Relaxed) => "unreachable",
+            _ => "up",
+        }
+    }
+
     /// Whether the endpoint gets its requests, as far as is known.
     #[must_use]
     pub fn is_up(&self, endpoint: usize) -> bool {

@@ -154,6 +154,24 @@ impl Shared {
         Ok(Member::new(Target::new(endpoint, session), Standing::new(&self.settings), metrics))
     }
 
+    /// Drains the endpoint with this name, or takes it back; its state then, if there is such a one.
+    pub fn set_drained(&self, label: &str, drained: bool) -> Option<&'static str> {
+        let set = self.current();
+        let at = set.members.iter().position(|member| &**member.label() == label)?;
+        let member = set.members.get(at)?;
+        if member.standing.is_drained() != drained {
+            let (upstream, endpoint) = (&*self.settings.name, label);
+            if drained {
+                tracing::info!(upstream, endpoint, "an operator drains an endpoint");
+            } else {
+                tracing::info!(upstream, endpoint, "an operator takes an endpoint back");
+            }
+        }
+        member.set_drained(drained);
+        set.tell_whether_up(at);
+        Some(set.roster.state(at))
+    }
+
     /// DNS has answered.
     fn resolved(&self) {
         self.discovery.outcome.store(FOUND, Ordering::Release);
