@@ -73,9 +73,10 @@ class Load:
         return done, rate, 0
 
     def paced(self, scenario, port, seconds):
-        """The scenario's fixed rate: p50, p99 and p99.9 in µs."""
+        """The scenario's fixed rate: p50, p99 and p99.9 in µs, None where there are too few answers to tell."""
         wanted = {"port": port, "seconds": seconds, "path": scenario.path}
         for key in ("rate", "content", "tls", "http2", "close", "fails"):
             wanted[key] = getattr(scenario, key)
         times = sorted(json.loads(self.pinned([sys.executable, PACE, json.dumps(wanted)], seconds)))
-        return tuple(times[min(len(times) - 1, int(len(times) * share))] for share in (0.5, 0.99, 0.999))
+        places = [(int(len(times) * share), share) for share in (0.5, 0.99, 0.999)]
+        return tuple(times[place] if len(times) * (1 - share) >= 1 else None for place, share in places)

@@ -1,10 +1,10 @@
 """The servers of run.py: the origin, the floor (`direct`, a TCP relay), the peers and seawall.
 
 Equal settings: keep-alive on both sides, one upstream, the client's address passed on, no access log, as many workers.
-All else is as shipped, with three exceptions. nginx writes no large answer to the disk, for that would measure the
-disk. HAProxy does not wait a second and try again when a connection is refused (`retries 0`). Metrics: seawall and
-Envoy count as shipped, HAProxy's and nginx's counters are always on. What fails is logged where it is by default:
-by nginx and seawall, into a file.
+All else is as shipped, with two exceptions. nginx writes neither a large answer nor a POST of 16 KiB to the disk: that
+would measure the disk and, since it then sends the content in small pieces, Nagle's algorithm. HAProxy does not wait a
+second and try again when a connection is refused (`retries 0`). What fails is logged where it is by default: by nginx
+and seawall, into a file.
 """
 
 import os
@@ -49,7 +49,7 @@ NGINX_PROXY = """
   upstream app {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 100000000; keepalive_timeout 300s; }}
   server {{ listen 127.0.0.1:{port}{tls} backlog=4096;
     location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_max_temp_file_size 0;
+      proxy_max_temp_file_size 0; client_body_buffer_size 64k;
       proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header Host $host; }} }}
 """
 NGINX_TLS = "  ssl_certificate {dir}/server.pem; ssl_certificate_key {dir}/server.key;\n"

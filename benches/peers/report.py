@@ -18,6 +18,11 @@ def paired(own, other, pick):
     return statistics.median(pick(a) / max(pick(b), 1e-9) for a, b in zip(own, other, strict=True))
 
 
+def percentile(rounds, place):
+    times = [each.times[place] for each in rounds]
+    return f"{statistics.median(times):,.0f}" if None not in times else "–"
+
+
 def best(found, pick, choose=min):
     """The name of the best peer, None without any."""
     peers = [name for name in PEERS if name in found]
@@ -47,7 +52,7 @@ def scenario_table(scenario, found, labels):
             cells += [f"{statistics.median(cpu):.1f}: {user:.1f} + {system:.1f}", f"{min(cpu):.1f}–{max(cpu):.1f}", ratio]
         if counted:
             cells.append(f"{result.instructions:,.0f}" if result.instructions else "–")
-        cells.append(" / ".join(f"{middle(rounds, lambda each, n=n: each.times[n]):,.0f}" for n in range(3)))
+        cells.append(" / ".join(percentile(rounds, place) for place in range(3)))
         cells.append(f"{result.peak_kib / 1024:.0f}" if result.peak_kib else "–")
         yield f"| {' | '.join(cells)} |"
     yield ""
@@ -73,9 +78,9 @@ def summary(results, labels):
         peers = [found[name] for name in PEERS if name in found]
         counts = [each.instructions for each in peers if each.instructions]
         cells.append(f"{own.instructions / min(counts):.2f}" if own.instructions and counts else "–")
-        peer = best(found, lambda each: each.times[1])
-        p99 = [middle(each.rounds, lambda each: each.times[1]) for each in (own, found[peer])]
-        cells.append(f"{p99[0]:,.0f}, {p99[1]:,.0f} ({labels[peer].split()[0]})")
+        peer = best(found, lambda each: each.times[1] or 0)
+        p99 = [percentile(each.rounds, 1) for each in (own, found[peer])]
+        cells.append(f"{p99[0]}, {p99[1]} ({labels[peer].split()[0]})")
         cells.append(f"{own.peak_kib / min(each.peak_kib for each in peers):.2f}")
         yield f"| {' | '.join(cells)} |"
     yield ""

@@ -37,7 +37,7 @@ ALL = [
     Scenario("16k", "GET of 16 KiB", 1000, app="16k"),
     Scenario("1m", "GET of 1 MiB", 50, app="1m"),
     Scenario("post", "POST of 16 KiB", 1000, app="upload", content=16 * KIB),
-    Scenario("close", "a connection per request, GET of 22 bytes", 300, close=True),
+    Scenario("close", "a connection per request, GET of 22 bytes", 500, close=True),
     Scenario("tls", "TLS, HTTP/1.1, GET of 22 bytes", 1000, tls=True),
     Scenario("tls-h2", "TLS, HTTP/2, GET of 22 bytes", 1000, tls=True, http2=True),
     Scenario("refused", "a failing upstream: every connection refused", 500, app="refuse"),
