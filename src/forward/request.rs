@@ -30,10 +30,20 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 pub struct Peer {
     /// The address of whoever is connected.
     pub address: IpAddr,
+    /// The same as text: every request of the connection says it twice.
+    pub text: Box<str>,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// A proxy whose forwarding fields and request ids are believed.
     pub trusted: bool,
+}
+
+impl Peer {
+    /// Whoever is connected from this address.
+    #[must_use]
+    pub fn new(address: IpAddr, scheme: &'static str, trusted: bool) -> Self {
+        Peer { address, text: address.to_string().into(), scheme, trusted }
+    }
 }
 
 /// Refuses what another parser could read differently, as far as the parsed head shows it; what only
@@ -158,7 +168,7 @@ pub struct Extra<'r> {
     /// Our name in Via.
     pub via: &'r str,
     /// The request's id.
-    pub request_id: &'r str,
+    pub request_id: &'r [u8],
     /// How the content is framed.
     pub framing: Framing,
     /// Ask for a WebSocket (RFC 6455 §4.1).
@@ -277,7 +287,7 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     content(out, parts, extra.framing);
     via(out, parts, extra.via);
     forwarding(out, parts, extra);
-    out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id.as_bytes()));
+    out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
 }
 
 /// Fields that this file writes itself, or that stay behind.
@@ -391,8 +401,7 @@ fn via(out: &mut impl Fields, parts: &request::Parts, name: &str) {
 /// RFC 7239 and its older relatives.
 fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let peer = extra.peer;
-    let mut address = AddressText { text: [0; 46], length: 0 };
-    let text = address.write(peer.address);
+    let text = &*peer.text;
     out.write(&X_FORWARDED_FOR, |out| {
         append_trusted(out, parts, peer, &X_FORWARDED_FOR);
         out.extend_from_slice(text.as_bytes());
@@ -432,33 +441,6 @@ fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name:
     }
 }
 
-/// An address as text, without an allocation.
-struct AddressText {
-    text: [u8; 46],
-    length: usize,
-}
-
-impl AddressText {
-    fn write(&mut self, address: IpAddr) -> &str {
-        use std::fmt::Write as _;
-        // 45 characters is the longest an address can be: the write cannot fail.
-        let _ = write!(self, "{address}");
-        std::str::from_utf8(self.text.get(..self.length).unwrap_or_default()).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Write for AddressText {
-    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
-        let to = self.length + piece.len();
-        self.text
-            .get_mut(self.length..to)
-            .ok_or(std::fmt::Error)?
-            .copy_from_slice(piece.as_bytes());
-        self.length = to;
-        Ok(())
-    }
-}
-
 /// Whether the client waits for a 100 before it sends content (RFC 9110 §10.1.1).
 pub fn expects_continue(parts: &request::Parts) -> bool {
     parts.version == Version::HTTP_11
@@ -477,12 +459,12 @@ mod tests {
     }
 
     fn write(parts: &request::Parts, trusted: bool, framing: Framing) -> String {
-        let peer = Peer { address: [10, 0, 0, 9].into(), scheme: "http", trusted };
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
         let extra = Extra {
             peer: &peer,
             host: host(parts).unwrap(),
             via: "seawall",
-            request_id: "id-1",
+            request_id: b"id-1",
             framing,
             upgrade: false,
             websocket_key: None,
@@ -513,12 +495,12 @@ mod tests {
                 .header("cookie", "a=1")
                 .header("cookie", "b=2"),
         );
-        let peer = Peer { address: [10, 0, 0, 9].into(), scheme: "http", trusted: false };
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
         let extra = Extra {
             peer: &peer,
             host: "h.test",
             via: "seawall",
-            request_id: "id-1",
+            request_id: b"id-1",
             framing: Framing::Length(5),
             upgrade: false,
             websocket_key: None,
@@ -634,13 +616,12 @@ mod tests {
     #[test]
     fn ipv6_clients_are_quoted_in_forwarded() {
         let parts = parts(http::Request::get("/").header("host", "h"));
-        let peer =
-            Peer { address: "2001:db8::1".parse().unwrap(), scheme: "https", trusted: false };
+        let peer = Peer::new("2001:db8::1".parse().unwrap(), "https", false);
         let extra = Extra {
             peer: &peer,
             host: "h",
             via: "seawall",
-            request_id: "i",
+            request_id: b"i",
             framing: Framing::Empty,
             upgrade: false,
             websocket_key: None,
