@@ -47,7 +47,7 @@ fn extra(peer: &Peer) -> Extra<'_> {
         peer,
         host: "www.example.com",
         via: "1.1 seawall-0123456789ab",
-        request_id: "e34479e161338332867c1683a120022e",
+        request_id: b"e34479e161338332867c1683a120022e",
         framing: Framing::Empty,
         upgrade: false,
         websocket_key: None,
@@ -55,7 +55,7 @@ fn extra(peer: &Peer) -> Extra<'_> {
 }
 
 fn peer() -> Peer {
-    Peer { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), scheme: "https", trusted: false }
+    Peer::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "https", false)
 }
 
 /// What another parser could read differently is refused.
