@@ -160,7 +160,7 @@ def main():
         finally:
             stage.stop()
         stolen = (steal_seconds() - before) / (time.monotonic() - started) / os.cpu_count()
-    lines = list(report(results, stage.labels, arguments, cores, stolen))
+    lines = list(report(results, stage.labels, arguments, cores, stolen)) if results else []
     print("\n".join(lines))
     if wrong:
         raise wrong
