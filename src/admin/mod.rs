@@ -1,20 +1,26 @@
-//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration, the endpoints.
+//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration,
+//! the endpoints, and a page that shows all of it to people.
 //!
 //! It runs on a thread of its own, so that a scrape never waits behind traffic and traffic never
 //! behind a scrape. Everything but draining an endpoint is read-only, and no page of another origin
 //! can make an operator's browser do that. Connections are few and short-lived: both are limited.
 
 mod endpoints;
+mod history;
+mod status;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, ORIGIN,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -23,7 +29,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use history::{History, STEP};
 
 use crate::telemetry::journal::{Journal, Query};
 use crate::telemetry::metrics::Metrics;
@@ -39,6 +47,14 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const ENTRIES: usize = 100;
 
 const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Nothing but our own two files is loaded, nothing is sent elsewhere, and no text can become markup:
+/// what the page shows of the journal was written by whoever could make an app fail.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// What operators can ask about.
 #[derive(Clone, Debug)]
@@ -57,6 +73,8 @@ pub struct State {
     readiness: AtomicU8,
     config: Value,
     upstreams: Vec<Arc<Shared>>,
+    /// Locked by the admin thread only.
+    history: Mutex<History>,
 }
 
 const STARTING: u8 = 0;
@@ -68,7 +86,7 @@ impl State {
     /// upstreams.
     #[must_use]
     pub fn new(config: Value, upstreams: Vec<Arc<Shared>>) -> Self {
-        State { readiness: AtomicU8::new(STARTING), config, upstreams }
+        State { readiness: AtomicU8::new(STARTING), config, upstreams, history: Mutex::default() }
     }
 
     /// The upstreams.
@@ -86,6 +104,20 @@ impl State {
     pub fn set_draining(&self) {
         self.readiness.store(DRAINING, Ordering::Relaxed);
     }
+
+    /// `starting`, `ready` or `draining`.
+    #[must_use]
+    pub fn readiness(&self) -> &'static str {
+        match self.readiness.load(Ordering::Relaxed) {
+            READY => "ready",
+            DRAINING => "draining",
+            _ => "starting",
+        }
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Admin {
@@ -94,10 +126,18 @@ impl Admin {
         let admin = Rc::new(self);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         tokio::pin!(shutdown);
+        let mut steps = interval(STEP);
+        steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is at once.
+        steps.tick().await;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut shutdown => return,
+                _ = steps.tick() => {
+                    admin.state.history().end_step(admin.metrics.reading());
+                    continue;
+                }
             };
             match accepted {
                 Ok((tcp, _)) => {
@@ -143,16 +183,19 @@ impl Admin {
             return not_allowed("only GET and HEAD are served\n", "GET, HEAD");
         }
         match path {
-            "/" => reply(StatusCode::OK, "text/html; charset=utf-8", PAGE),
+            "/" => page(),
+            "/page.css" => reply(StatusCode::OK, "text/css; charset=utf-8", STYLE),
+            "/page.js" => reply(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
+            "/status.json" => compact(&status::describe(self)),
             "/metrics" => reply(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
                 self.metrics.encode(),
             ),
             "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => match self.state.readiness.load(Ordering::Relaxed) {
-                READY => text(StatusCode::OK, "ready\n"),
-                DRAINING => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            "/readyz" => match self.state.readiness() {
+                "ready" => text(StatusCode::OK, "ready\n"),
+                "draining" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
                 _ => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             },
             "/failures" => match journal_query(query) {
@@ -163,7 +206,8 @@ impl Admin {
             "/endpoints" => json(&endpoints::list(&self.state.upstreams)),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /config or /\n",
+                "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /status.json, \
+                 /config or /\n",
             ),
         }
     }
@@ -211,6 +255,19 @@ fn journal_query(text: &str) -> Result<Query, &'static str> {
     Ok(query)
 }
 
+fn page() -> Response<Full<Bytes>> {
+    let mut page = reply(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    let fields = page.headers_mut();
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    fields.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    page
+}
+
+/// JSON for programs that ask often.
+fn compact(value: &Value) -> Response<Full<Bytes>> {
+    reply(StatusCode::OK, "application/json", format!("{value}\n"))
+}
+
 fn json(value: &Value) -> Response<Full<Bytes>> {
     reply(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
@@ -228,6 +285,8 @@ fn reply(
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // What an app said in a failure is never taken for a script or a page.
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -262,9 +321,32 @@ mod tests {
         assert_eq!(get("/livez").await.0, 200);
         assert_eq!(get("/config").await.2, "{\n  \"workers\": 1\n}\n");
         assert_eq!(get("/failures").await.2, "[]\n");
-        assert!(get("/").await.2.contains("/metrics"));
+        assert!(get("/").await.2.contains("href=\"metrics\""));
+        assert_eq!(get("/page.css").await.1, "text/css; charset=utf-8");
+        assert_eq!(get("/page.js").await.1, "text/javascript; charset=utf-8");
+        let status: Value = serde_json::from_str(&get("/status.json").await.2).unwrap();
+        assert_eq!(status["now"]["failures"], 0);
+        assert_eq!(status["readiness"], "starting");
         assert_eq!(get("/nonsense").await.0, 404);
         assert_eq!(ask(&admin, Method::POST, "/metrics").await.0, 405);
+    }
+
+    /// The page's elements are made by its script, from text. That nothing is loaded from elsewhere is
+    /// checked by browsers, that there is nothing to load is checked here.
+    #[test]
+    fn the_page_names_no_other_place_and_makes_no_markup_of_text() {
+        let answer = admin().answer(&Request::get("/").body(()).unwrap());
+        let policy = answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        for text in [PAGE, STYLE, SCRIPT] {
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("http://") && !text.contains("https://"));
+            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]
+            {
+                assert!(!text.contains(word), "{word}");
+            }
+        }
+        assert!(!PAGE.contains("<style") && !PAGE.contains("style="));
     }
 
     #[tokio::test]
