@@ -358,6 +358,12 @@ UPSTREAMS = [
         "ops",
     ),
     lines(
+        "DNS",
+        "Questions for the endpoints of an upstream; after a failure the last good answer is kept.",
+        [(per_second("seawall_dns_lookups_total", UPSTREAM, "upstream, result"), "{{upstream}}: {{result}}")],
+        "ops",
+    ),
+    lines(
         "Circuits",
         "0 closed, 1 half-open, 2 open: requests are answered at once until a few probes were served.",
         [(f"max by (upstream) (seawall_circuit_state{{{UPSTREAM}}})", "{{upstream}}")],

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::model::{
-    Balance, Circuit, Concurrency, Config, HashKey, Health, HostPattern, PathPattern, Probe,
-    UpstreamProtocol,
+    Balance, Circuit, Concurrency, Config, Dns, HashKey, Health, HostPattern, PathPattern, Probe,
+    Records, UpstreamProtocol,
 };
 use super::units::{bytes_text, duration_text};
 
@@ -28,6 +28,7 @@ impl Config {
                 .collect();
             let described = json!({
                 "endpoints": endpoints,
+                "dns": upstream.dns.as_ref().map(dns),
                 "protocol": match upstream.protocol {
                     UpstreamProtocol::Http1 => "http1",
                     UpstreamProtocol::Http2 => "http2",
@@ -151,6 +152,20 @@ impl Config {
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
         })
     }
+}
+
+fn dns(dns: &Dns) -> Value {
+    json!({
+        "name": &*dns.name,
+        "port": dns.port,
+        "records": match dns.records {
+            Records::Addresses => "addresses",
+            Records::Services => "srv",
+        },
+        "servers": dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "min_ttl": duration_text(dns.least),
+        "max_ttl": duration_text(dns.most),
+    })
 }
 
 fn balance(balance: &Balance) -> Value {

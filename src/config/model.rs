@@ -78,8 +78,10 @@ pub struct Admin {
 pub struct Upstream {
     /// The name in configuration, metrics and logs.
     pub name: Arc<str>,
-    /// At least one.
+    /// At least one, unless they are found by `dns`.
     pub endpoints: Vec<Endpoint>,
+    /// Where else endpoints are found.
+    pub dns: Option<Dns>,
     /// What is spoken to them.
     pub protocol: UpstreamProtocol,
     /// How long each wait may take.
@@ -117,10 +119,13 @@ pub struct Endpoint {
     pub label: Arc<str>,
     /// `https` endpoints are connected to over TLS.
     pub scheme: Scheme,
-    /// A name or an IP address without brackets.
+    /// A name or an IP address without brackets: where to connect.
     pub host: Arc<str>,
     /// The TCP port.
     pub port: u16,
+    /// Whom to ask for there, in a certificate and in a health check: the host, or the name that it
+    /// was found by.
+    pub name: Arc<str>,
     /// Its share of the requests beside those of the others. Default 1.
     pub weight: u32,
 }
@@ -133,10 +138,45 @@ impl Endpoint {
             Scheme::Http => 80,
             Scheme::Https => 443,
         };
-        let colons = self.host.contains(':');
-        let host = if colons { format!("[{}]", self.host) } else { self.host.to_string() };
+        let colons = self.name.contains(':');
+        let host = if colons { format!("[{}]", self.name) } else { self.name.to_string() };
         if self.port == usual { host } else { format!("{host}:{}", self.port) }
     }
+}
+
+/// Endpoints that are found by asking DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The name to ask for.
+    pub name: Arc<str>,
+    /// How the endpoints are spoken to.
+    pub scheme: Scheme,
+    /// Their port; SRV records have ports of their own.
+    pub port: u16,
+    /// Which records list them.
+    pub records: Records,
+    /// Whom to ask; the system's resolvers if empty.
+    pub servers: Vec<SocketAddr>,
+    /// An answer is used at least so long, whatever its TTL. Default 1 s.
+    pub least: Duration,
+    /// And at most so long. Default 60 s.
+    pub most: Duration,
+}
+
+impl Dns {
+    /// The default of [`Dns::least`].
+    pub const LEAST: Duration = Duration::from_secs(1);
+    /// The default of [`Dns::most`].
+    pub const MOST: Duration = Duration::from_secs(60);
+}
+
+/// Which DNS records list endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Records {
+    /// A and AAAA: each address is an endpoint (RFC 1035, RFC 3596).
+    Addresses,
+    /// SRV: targets, ports and weights; only those of the best priority (RFC 2782).
+    Services,
 }
 
 /// The scheme of an endpoint.

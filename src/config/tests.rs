@@ -144,6 +144,35 @@ shutdown:
 }
 
 #[test]
+fn names_for_dns_have_a_form_of_their_own() {
+    let with = |upstream: &str| {
+        format!(
+            "listeners: [{{ address: ':0' }}]\nupstreams: {{ app: {{ {upstream} }} }}\n\
+             routes: [{{ upstream: app }}]\n"
+        )
+    };
+    for good in [
+        "dns: app.internal:3000",
+        "dns: https://app.internal",
+        "dns: { name: 'http://_http._tcp.app.internal:80', records: srv, servers: ['::1', '10.0.0.1:5353'] }",
+    ] {
+        assert_eq!(errors(&with(good)), [], "{good}");
+    }
+    for (wrong, told) in [
+        ("dns: 10.0.0.1:80", "list addresses under endpoints"),
+        ("dns: http://app.internal/path", "remove the path"),
+        ("dns: app:80, endpoints: [app:80]", "endpoints or dns, not both"),
+        ("dns: { name: 'app:80', servers: [dns.internal] }", "10.0.0.53"),
+        ("dns: { name: 'app:80', records: mx }", "srv"),
+        ("dns: { name: 'app:80', min_ttl: 2m }", "not be longer than max_ttl"),
+        ("dns: { nam: 'app:80' }", "did you mean `name`?"),
+    ] {
+        let found = errors(&with(wrong));
+        assert!(found.iter().any(|(.., remedy)| remedy.contains(told)), "{wrong}: {found:?}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once_and_in_order() {
     let found =
         errors("listners: []\nupstreams: {}\nroutes: [{ upstream: x, hots: a }]\nworkers: 0\n");

@@ -21,7 +21,7 @@ use super::sse::Events;
 use crate::failure::rehearsal::Rehearsal;
 use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
-use crate::upstream::{EndpointIndex, InFlight, Outcome, Upstream};
+use crate::upstream::{Choice, InFlight, Outcome, Upstream};
 
 /// Response content, of any origin.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub struct Source {
     /// Whose pool takes the connection back.
     pub upstream: Rc<Upstream>,
     /// Which of its endpoints.
-    pub endpoint: EndpointIndex,
+    pub endpoint: Choice,
     /// The request counts as in flight there until its content is whole.
     pub in_flight: Option<InFlight>,
     /// What it says of the endpoint when the content is whole.
@@ -102,7 +102,7 @@ pub struct Source {
 impl Source {
     /// Tells endpoint and circuit what became of the request.
     pub fn report(&mut self, outcome: Outcome<'_>) {
-        self.upstream.report(self.endpoint, outcome);
+        self.upstream.report(&self.endpoint, outcome);
         if let Some(passage) = self.passage.take() {
             passage.settle(outcome);
         }
@@ -113,7 +113,7 @@ impl Source {
         self.in_flight = None;
         self.report(self.outcome);
         if let Some(connection) = self.exchange.take().and_then(Exchange::into_connection) {
-            self.upstream.give_back(self.endpoint, connection);
+            self.upstream.give_back(&self.endpoint, connection);
         }
     }
 }
@@ -252,7 +252,7 @@ impl Relayed {
         let Some(committed) = self.committed.take() else { return };
         match broken {
             Broken::Upstream(failure) => {
-                let failure = self.source.upstream.place(self.source.endpoint, failure);
+                let failure = self.source.upstream.place(&self.source.endpoint, failure);
                 if self.trailers_tell {
                     if let Some(trailers) = committed.conclude(failure) {
                         self.ending = Ending::Trailers(trailers);

@@ -46,7 +46,7 @@ pub async fn respond(
         exchange: Some(exchange),
         upstream: route.upstream.clone(),
         endpoint,
-        in_flight,
+        in_flight: Some(in_flight),
         outcome: match &verdict {
             Verdict::Healthy => Outcome::Served,
             Verdict::Passed(_) | Verdict::Replace(_) => Outcome::AppFailed,
@@ -56,7 +56,7 @@ pub async fn respond(
     match &verdict {
         Verdict::Healthy => {}
         Verdict::Passed(finding) => {
-            held.passed(route.upstream.place(endpoint, told(finding, &head, &content)));
+            held.passed(route.upstream.place(&source.endpoint, told(finding, &head, &content)));
         }
         Verdict::Replace(finding) => {
             match content.whole {
@@ -64,7 +64,8 @@ pub async fn respond(
                 // The rest is not waited for.
                 false => source.report(source.outcome),
             }
-            return held.answer(route.upstream.place(endpoint, told(finding, &head, &content)));
+            return held
+                .answer(route.upstream.place(&source.endpoint, told(finding, &head, &content)));
         }
     }
 

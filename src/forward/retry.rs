@@ -36,7 +36,7 @@ use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{
     Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
 };
-use crate::upstream::{EndpointIndex, InFlight, Link, Need, Outcome, balance, http1, http2};
+use crate::upstream::{Choice, InFlight, Link, Need, Outcome, balance, http1, http2};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -53,9 +53,9 @@ pub struct Answered {
     /// What the head says about the app.
     pub judgement: Judgement,
     /// Who answered.
-    pub endpoint: EndpointIndex,
+    pub endpoint: Choice,
     /// The request counts as in flight there until this is dropped.
-    pub in_flight: Option<InFlight>,
+    pub in_flight: InFlight,
     /// What the upstream's circuit is to learn from it.
     pub passage: Option<Passage>,
 }
@@ -130,6 +130,9 @@ pub async fn send(
         started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
     upstream.budget().deposit();
+    if upstream.is_unresolved() {
+        Box::pin(upstream.first_resolved()).await;
+    }
     let mut endpoint = match upstream.pick(key(route, outgoing)) {
         Ok(endpoint) => endpoint,
         Err(failure) => {
@@ -139,7 +142,7 @@ pub async fn send(
     let mut need = if outgoing.extra.upgrade { Need::Upgrade } else { Need::Any };
     let mut earlier: Option<Failure> = None;
     loop {
-        let (failure, next) = match attempts.run(endpoint, need).await {
+        let (failure, next) = match attempts.run(&endpoint, need).await {
             Ok(mut answered) => {
                 answered.passage = passage;
                 attempts.replay.forget();
@@ -154,8 +157,8 @@ pub async fn send(
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
             Err(Trouble::Unreachable(failure)) => {
-                upstream.report(endpoint, Outcome::Broken(&failure));
-                let next = attempts.after_unreachable(endpoint, &failure);
+                upstream.report(&endpoint, Outcome::Broken(&failure));
+                let next = attempts.after_unreachable(&endpoint, &failure);
                 (failure, next)
             }
             Err(Trouble::Upstream(failure, Fate::Stale { unsent }))
@@ -169,9 +172,9 @@ pub async fn send(
                 continue;
             }
             Err(Trouble::Upstream(failure, fate)) => {
-                upstream.report(endpoint, Outcome::Broken(&failure));
-                let next = attempts.after(endpoint, &failure, fate);
-                (upstream.place(endpoint, failure), next)
+                upstream.report(&endpoint, Outcome::Broken(&failure));
+                let next = attempts.after(&endpoint, &failure, fate);
+                (upstream.place(&endpoint, failure), next)
             }
         };
         let Some(next) = next else {
@@ -189,7 +192,7 @@ pub async fn send(
 
 impl Attempts<'_> {
     /// One attempt at one endpoint.
-    async fn run(&mut self, endpoint: EndpointIndex, need: Need) -> Result<Answered, Trouble> {
+    async fn run(&mut self, endpoint: &Choice, need: Need) -> Result<Answered, Trouble> {
         self.begun += 1;
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
@@ -220,7 +223,7 @@ impl Attempts<'_> {
                 head,
                 content,
                 judgement,
-                endpoint,
+                endpoint: endpoint.clone(),
                 in_flight,
                 passage,
             });
@@ -236,14 +239,14 @@ impl Attempts<'_> {
         }
         match hold::hold(&mut exchange, terms).await {
             Ok(content) => {
-                let passage = None;
+                let (endpoint, passage) = (endpoint.clone(), None);
                 Ok(Answered { exchange, head, content, judgement, endpoint, in_flight, passage })
             }
             Err(broken) => Err(trouble(broken, &exchange)),
         }
     }
 
-    fn exchange(&self, endpoint: EndpointIndex, link: Link) -> Result<Exchange<Reader>, Trouble> {
+    fn exchange(&self, endpoint: &Choice, link: Link) -> Result<Exchange<Reader>, Trouble> {
         let upstream = &self.route.upstream;
         let settings = std::sync::Arc::clone(upstream.settings());
         let outgoing = self.outgoing;
@@ -301,7 +304,7 @@ impl Attempts<'_> {
     }
 
     /// Where to go after an endpoint that could not be reached.
-    fn after_unreachable(&self, at: EndpointIndex, failure: &Failure) -> Option<EndpointIndex> {
+    fn after_unreachable(&self, at: &Choice, failure: &Failure) -> Option<Choice> {
         // The limit is the upstream's, so that another endpoint is behind it too.
         let other = self.route.upstream.after(at);
         // Without a charge: nobody has more to do because of an endpoint that is not there.
@@ -309,14 +312,14 @@ impl Attempts<'_> {
     }
 
     /// Where to go after an endpoint that failed with the request.
-    fn after(&self, at: EndpointIndex, failure: &Failure, fate: Fate) -> Option<EndpointIndex> {
+    fn after(&self, at: &Choice, failure: &Failure, fate: Fate) -> Option<Choice> {
         let allowed = match fate {
             Fate::Unprocessed | Fate::Stale { unsent: true } => true,
             Fate::Stale { unsent: false } | Fate::Unknown => {
                 self.idempotent && may_pass(failure.kind())
             }
         };
-        let next = self.route.upstream.after(at).unwrap_or(at);
+        let next = self.route.upstream.after(at).unwrap_or_else(|| at.clone());
         let possible = allowed && self.replay.is_possible() && self.is_more_left();
         (possible && self.is_affordable()).then_some(next)
     }

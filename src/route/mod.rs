@@ -124,6 +124,7 @@ mod tests {
         let upstream = Arc::new(Upstream {
             name: "app".into(),
             endpoints: Vec::new(),
+            dns: None,
             protocol: UpstreamProtocol::default(),
             timeouts: Timeouts::default(),
             limits: UpstreamLimits::default(),

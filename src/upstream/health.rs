@@ -10,7 +10,7 @@ mod websocket;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,13 +20,14 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::connect::Target;
 use super::exchange::{Asked, Broken, Exchange, Framing, Head, Piece, Request, ResponseHead};
 use super::http2::session::{Session, Sessions};
 use super::pool::{Connection, Ticket};
+use super::set::Member;
 use super::stream::Stream;
 use super::tls::{self, Purpose};
+use super::{Shared, Watching};
 use super::{ejection, http1, http2};
 use crate::config::model::{Health, Probe, UpstreamProtocol};
 use crate::failure::{Failure, Kind, Phase};
@@ -34,17 +35,39 @@ use crate::failure::{Failure, Kind, Phase};
 /// How much of an answer is read.
 const MOST: usize = 64 * 1024;
 
+/// Checks the endpoints of this upstream for ever, those that come as well.
+pub async fn watch_all(shared: Arc<Shared>) {
+    let mut watched: Vec<(Arc<Member>, Watching)> = Vec::new();
+    loop {
+        let mut changed = pin!(shared.changed.notified());
+        // What changes from here on is not missed.
+        changed.as_mut().enable();
+        let set = shared.current();
+        let is_there = |known: &Arc<Member>| set.members.iter().any(|at| Arc::ptr_eq(at, known));
+        watched.retain(|(known, _)| is_there(known));
+        for member in &set.members {
+            if !watched.iter().any(|(known, _)| Arc::ptr_eq(known, member)) {
+                let watch = watch(Arc::clone(&shared), Arc::clone(member));
+                let task = Watching(vec![tokio::task::spawn_local(watch)]);
+                watched.push((Arc::clone(member), task));
+            }
+        }
+        drop(set);
+        changed.await;
+    }
+}
+
 /// Checks this endpoint for ever.
-pub async fn watch(shared: Arc<Shared>, endpoint: usize) {
+async fn watch(shared: Arc<Shared>, member: Arc<Member>) {
     let Some(health) = shared.settings.health.clone() else { return };
     let mut streak = Streak::new(&health);
     // Not all endpoints, and not all seawalls after a restart, at the same moment.
     sleep(ejection::jitter(health.interval.min(Duration::from_secs(1)))).await;
     loop {
-        let result = check(&shared, endpoint, &health).await;
-        shared.metrics.checked(endpoint, result.is_ok());
+        let result = check(&shared, &member.target, &health).await;
+        member.metrics.checked(result.is_ok());
         if let Some(up) = streak.next(result.is_ok()) {
-            shared.checked(endpoint, up, result.err());
+            shared.checked(&member, up, result.err());
         }
         let tenth = health.interval / 10;
         sleep(health.interval - tenth + ejection::jitter(tenth * 2)).await;
@@ -143,14 +166,13 @@ impl From<Broken> for Unwell {
     }
 }
 
-async fn check(shared: &Shared, endpoint: usize, health: &Health) -> Result<(), Unwell> {
+async fn check(shared: &Shared, target: &Target, health: &Health) -> Result<(), Unwell> {
     // Boxed: it is rare, and the worker would carry the room for it.
-    let ask = Box::pin(ask(shared, endpoint, &health.probe));
+    let ask = Box::pin(ask(shared, target, &health.probe));
     timeout(health.timeout, ask).await.unwrap_or(Err(Unwell::Slow))
 }
 
-async fn ask(shared: &Shared, endpoint: usize, probe: &Probe) -> Result<(), Unwell> {
-    let Some(target) = shared.targets.get(endpoint) else { return Err(Unwell::Slow) };
+async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Result<(), Unwell> {
     let settings = &shared.settings;
     let purpose = match probe {
         Probe::Tcp | Probe::Http { .. } | Probe::Grpc { .. } => Purpose::Requests,

@@ -14,6 +14,7 @@
 mod again;
 mod answers;
 mod circuit;
+mod drain;
 mod extended_connect;
 mod faults;
 mod grpc;

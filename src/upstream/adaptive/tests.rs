@@ -13,7 +13,7 @@ const STEP: u64 = 5;
 
 fn adaptive(target_ms: u64, min: usize, max: usize) -> (Arc<Adaptive>, Arc<Metrics>) {
     let metrics = Metrics::new().unwrap();
-    let handles = metrics.upstream("app", &[], &[], Protocol::ALL);
+    let handles = metrics.upstream("app", &[], Protocol::ALL);
     let settings = Concurrency { target: Duration::from_millis(target_ms), min, max };
     (Arc::new(Adaptive::new(settings, handles.concurrency().clone())), metrics)
 }

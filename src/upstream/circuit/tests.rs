@@ -20,7 +20,7 @@ fn settings() -> model::Circuit {
 
 fn circuit(settings: model::Circuit) -> (Arc<Circuit>, Arc<Metrics>) {
     let metrics = Metrics::new().unwrap();
-    let handles = metrics.upstream("app", &[], &[], Protocol::ALL);
+    let handles = metrics.upstream("app", &[], Protocol::ALL);
     (Arc::new(Circuit::new(settings, "app".into(), handles.circuit().clone())), metrics)
 }
 
