@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import dnslib
 
 from .processes import free_port
+from .waiting import DEADLINE
 
-# What a server may say instead of an answer: an RCODE, nothing at all, or bytes that are no DNS message.
-SILENCE, NONSENSE = "silence", "nonsense"
+# What a server may do instead of answering, beside an RCODE: say nothing, send bytes that are no DNS message, or
+# keep the answer back until `fail(…, None)` ends that.
+SILENCE, NONSENSE, HELD = "silence", "nonsense", "held"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class DnsServer:
     def __init__(self):
         self.port = free_port()
         self.questions = []
-        self._records, self._failing, self._lock = {}, {}, threading.Lock()
+        self._records, self._failing, self._lock = {}, {}, threading.Condition()
         self._servers = [_Udp(self), _Tcp(self)]
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -55,9 +57,10 @@ class DnsServer:
             self._records[name, type] = records
 
     def fail(self, name, how, type=None):
-        """From now on questions for that name get this RCODE, SILENCE or NONSENSE; None ends it."""
+        """From now on questions for that name get this: an RCODE, SILENCE, NONSENSE or HELD; None ends it."""
         with self._lock:
             self._failing[name, type] = how
+            self._lock.notify_all()
 
     def asked(self, name, type=None, way=None):
         """The questions so far."""
@@ -74,7 +77,13 @@ class DnsServer:
         name, type = str(question.q.qname).rstrip(".").lower(), dnslib.QTYPE[question.q.qtype]
         with self._lock:
             self.questions.append(Question(name, type, way, time.monotonic()))
-            how = self._failing.get((name, type)) or self._failing.get((name, None))
+
+            def trouble():
+                return self._failing.get((name, type)) or self._failing.get((name, None))
+
+            if not self._lock.wait_for(lambda: trouble() != HELD, DEADLINE):
+                return None
+            how = trouble()
             records = {kind: found for (known, kind), found in self._records.items() if known == name and found}
         if how == SILENCE:
             return None
