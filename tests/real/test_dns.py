@@ -21,7 +21,7 @@ FIRST, SECOND, THIRD, SIXTH = "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1"
 APPS = (FIRST, SECOND, THIRD, SIXTH)
 NAME = "app.test"
 # Short, so that a test sees many questions. A record's TTL of 0 makes the least time count.
-_OFTEN = {"min_ttl": "200ms", "max_ttl": "400ms"}
+_OFTEN = {"min_ttl": "100ms", "max_ttl": "200ms"}
 _IMPATIENT = ", timeouts: { resolve: 400ms }"
 # What becomes of the answers, and what a client is told who can be sent nowhere.
 TROUBLES = {
@@ -29,7 +29,6 @@ TROUBLES = {
     NONSENSE: "dns_error",
     "NXDOMAIN": "dns_error",
     "SERVFAIL": "dns_error",
-    "REFUSED": "dns_error",
     "empty answers": "dns_error",
 }
 
@@ -49,6 +48,13 @@ def fleet(tmp_path_factory):
 
 @pytest.fixture
 def dns():
+    server = DnsServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def second_dns():
     server = DnsServer()
     yield server
     server.close()
@@ -273,6 +279,43 @@ def test_a_request_that_comes_before_the_first_answer_waits_for_it(dns, fleet, d
         answer = client.rest(client.head())
     assert (answer.status, answer.content.decode()) == (200, f"{FIRST} {fleet[1]}")
     assert _lookups(seawall, "failed") == 0
+    seawall.failed(0)
+
+
+@pytest.mark.parametrize("how", ["silent", "down"])
+def test_a_second_server_answers_for_one_that_does_not(how, dns, second_dns, fleet, discover):
+    _, port = fleet
+    if how == "silent":
+        dns.fail(NAME, SILENCE)
+    else:
+        dns.close()
+    second_dns.set(NAME, "A", FIRST)
+    seawall = discover(servers=[f"127.0.0.1:{server.port}" for server in (dns, second_dns)])
+    _serve(seawall, FIRST, port=port)
+    second_dns.set(NAME, "A", SECOND)
+    _serve(seawall, SECOND, port=port)
+    assert _lookups(seawall, "failed") == 0
+    seawall.failed(0)
+
+
+def test_health_checks_follow_the_addresses(dns, fleet, discover):
+    _, port = fleet
+    often = "path: /, interval: 100ms, timeout: 5s, initial: unhealthy, healthy: 1, unhealthy: 1"
+    dns.set(NAME, "A", FIRST)
+    seawall = discover(upstream_more=f", health: {{ {often} }}, slow_start: 0s")
+
+    def up():
+        return seawall.metrics().by("seawall_endpoint_up", "endpoint")
+
+    until(lambda: up() == {_label(FIRST, port): 1}, "it passes its checks")
+    # Nobody listens at the second one.
+    dns.set(NAME, "A", SECOND, "127.0.0.99")
+    failed = {"endpoint": _label("127.0.0.99", port), "result": "failed"}
+    until(lambda: seawall.metrics().total("seawall_health_checks_total", **failed) >= 2, "it fails its checks")
+    until(lambda: up() == {_label(SECOND, port): 1}, "only one is up")
+    assert seawall.metrics().has("seawall_endpoint_up", endpoint=_label("127.0.0.99", port))
+    assert set(_served(seawall)) == {f"{SECOND} {port}"}
+    assert _endpoints(seawall) == {_label(SECOND, port), _label("127.0.0.99", port)}
     seawall.failed(0)
 
 

@@ -41,7 +41,9 @@ class DnsServer:
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):
-        for server in self._servers:
+        """Nobody listens any more. May be said twice."""
+        while self._servers:
+            server = self._servers.pop()
             server.shutdown()
             server.server_close()
 
