@@ -637,8 +637,9 @@ impl Upstream {
 
     /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
     fn make_room(&self) -> Option<Ticket> {
-        let Shared { settings, metrics, open, .. } = &*self.shared;
-        Ticket::take(open, settings.limits.connections, metrics.connections()).or_else(|| {
+        let Shared { settings, metrics, .. } = &*self.shared;
+        let (share, most) = (self.pending.share(), settings.limits.connections);
+        Ticket::take(share, most, metrics.connections()).or_else(|| {
             let view = self.view();
             view.endpoints.iter().find_map(|at| at.pool.evict().or_else(|| at.sessions.evict()))
         })

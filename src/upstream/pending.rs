@@ -11,9 +11,14 @@
 //! | a connection that stays open | the first of this worker; if none waits here, it is closed: |
 //! | a connection that closes | the first of any worker |
 //! | a stream of an HTTP/2 connection | the first of this worker that waits for this endpoint ([`Line`]) |
+//!
+//! A worker that is never idle would keep its connections for ever. So, while requests wait on a
+//! worker that has none at all ([`Share`]), the others close what comes back, and the place goes to
+//! whoever has waited for longest.
 
 use std::cell::Cell;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +33,63 @@ use crate::failure::{Failure, Kind, Phase};
 pub struct Pending {
     most: usize,
     time: Duration,
-    waiting: Cell<usize>,
     returned: Notify,
-    open: Arc<OpenCount>,
+    share: Rc<Share>,
     /// Those that need a connection of their own.
     connections: Line,
+}
+
+/// One worker's part of an upstream's connections.
+#[derive(Debug)]
+pub struct Share {
+    held: Cell<usize>,
+    waiting: Cell<usize>,
+    starves: Cell<bool>,
+    open: Arc<OpenCount>,
+}
+
+impl Share {
+    fn new(open: Arc<OpenCount>) -> Self {
+        let (held, waiting) = (Cell::new(0), Cell::new(0));
+        Share { held, waiting, starves: Cell::new(false), open }
+    }
+
+    /// The connections of all workers.
+    #[must_use]
+    pub fn open(&self) -> &Arc<OpenCount> {
+        &self.open
+    }
+
+    /// This worker has one more connection.
+    pub fn holds_more(&self) {
+        self.held.set(self.held.get() + 1);
+        self.update();
+    }
+
+    /// This worker has one less.
+    pub fn holds_less(&self) {
+        self.held.set(self.held.get().saturating_sub(1));
+        self.update();
+    }
+
+    fn waits_more(&self) {
+        self.waiting.set(self.waiting.get() + 1);
+        self.open.wait_more();
+        self.update();
+    }
+
+    fn waits_less(&self) {
+        self.waiting.set(self.waiting.get().saturating_sub(1));
+        self.open.wait_less();
+        self.update();
+    }
+
+    fn update(&self) {
+        let starves = self.waiting.get() > 0 && self.held.get() == 0;
+        if self.starves.replace(starves) != starves {
+            self.open.set_starving(starves);
+        }
+    }
 }
 
 /// Who in the queue can use what one endpoint alone has: its HTTP/2 streams.
@@ -61,9 +118,8 @@ struct Place<'p>(&'p Pending, &'p Line);
 
 impl<'p> Place<'p> {
     fn take(pending: &'p Pending, line: &'p Line) -> Self {
-        pending.waiting.set(pending.waiting.get() + 1);
         line.waiting.set(line.waiting.get() + 1);
-        pending.open.wait_more();
+        pending.share.waits_more();
         Place(pending, line)
     }
 }
@@ -71,9 +127,8 @@ impl<'p> Place<'p> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let Place(pending, line) = self;
-        pending.waiting.set(pending.waiting.get().saturating_sub(1));
         line.waiting.set(line.waiting.get().saturating_sub(1));
-        pending.open.wait_less();
+        pending.share.waits_less();
     }
 }
 
@@ -81,18 +136,33 @@ impl Pending {
     /// A queue for at most `most` requests, each for at most `time`.
     #[must_use]
     pub fn new(most: usize, time: Duration, open: Arc<OpenCount>) -> Self {
-        let (waiting, returned) = (Cell::new(0), Notify::new());
-        Pending { most, time, waiting, returned, open, connections: Line::default() }
+        let (share, returned) = (Rc::new(Share::new(open)), Notify::new());
+        Pending { most, time, returned, share, connections: Line::default() }
+    }
+
+    /// This worker's part of the connections.
+    #[must_use]
+    pub fn share(&self) -> &Rc<Share> {
+        &self.share
     }
 
     /// Whether nobody waits on this worker: whoever comes now does not overtake anybody.
     pub fn is_empty(&self) -> bool {
-        self.waiting.get() == 0
+        self.share.waiting.get() == 0
     }
 
-    /// Whether somebody waits on another worker, and nobody on this one.
+    /// Whether what has come back is for another worker: somebody waits there and nobody here, or
+    /// somebody waits where there is no connection at all.
     pub fn is_for_others(&self) -> bool {
-        self.is_empty() && self.open.is_waited_for()
+        match self.is_empty() {
+            true => self.share.open.is_waited_for(),
+            false => self.is_starved(),
+        }
+    }
+
+    /// Whether there is another worker on which requests wait and which has no connection at all.
+    pub fn is_starved(&self) -> bool {
+        !self.share.starves.get() && self.share.open.is_starved()
     }
 
     /// An idle connection has come back.
@@ -126,14 +196,14 @@ impl Pending {
         if may_try && let Some(found) = take() {
             return Ok(found);
         }
-        if self.waiting.get() >= self.most {
+        if self.share.waiting.get() >= self.most {
             return Err(full());
         }
         let _place = Place::take(self, line);
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.time);
         loop {
             let mut returned = pin!(self.returned.notified());
-            let mut closed = pin!(self.open.closed().notified());
+            let mut closed = pin!(self.share.open.closed().notified());
             let mut stream = pin!(line.returned.notified());
             // In line before looking again: what becomes free from now on wakes this request.
             returned.as_mut().enable();
@@ -204,7 +274,7 @@ mod tests {
                 settle().await;
             }
             assert_eq!(served.borrow()[2..], [(1, true), (2, true), (3, true)]);
-            assert!(pending.is_empty() && !pending.open.is_waited_for());
+            assert!(pending.is_empty() && !pending.share.open.is_waited_for());
             assert_eq!(start.elapsed(), Duration::ZERO);
         };
         LocalSet::new().run_until(work).await;
@@ -217,7 +287,7 @@ mod tests {
         let refused = pending.wait(|| None::<()>).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::ConnectionLimitReached);
         assert_eq!(start.elapsed(), Duration::from_secs(1));
-        assert!(pending.is_empty() && !pending.open.is_waited_for());
+        assert!(pending.is_empty() && !pending.share.open.is_waited_for());
     }
 
     #[tokio::test(start_paused = true)]
@@ -293,7 +363,7 @@ mod tests {
             pending.returned();
             settle().await;
             assert_eq!(*served.borrow(), ["stream of b", "stream of a"]);
-            assert!(pending.is_empty() && !pending.open.is_waited_for());
+            assert!(pending.is_empty() && !pending.share.open.is_waited_for());
         };
         LocalSet::new().run_until(work).await;
     }
@@ -315,5 +385,32 @@ mod tests {
         let refused = pending.wait_in(&line, &mut deadline, || None::<()>).await;
         assert_eq!(refused.unwrap_err().kind(), Kind::ConnectionLimitReached);
         assert_eq!(start.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_never_idle_gives_way_to_one_that_has_nothing() {
+        let work = async {
+            let open: Arc<OpenCount> = Arc::default();
+            let queue = || Rc::new(Pending::new(3, Duration::from_secs(1), Arc::clone(&open)));
+            let (rich, poor) = (queue(), queue());
+            rich.share().holds_more();
+            let (room, served) = (Rc::new(Cell::new(0)), Rc::default());
+            enqueue(&rich, &room, &served, 1);
+            settle().await;
+            assert!(!rich.is_for_others(), "nobody else waits");
+            enqueue(&poor, &room, &served, 2);
+            settle().await;
+            assert!(rich.is_for_others() && rich.is_starved());
+            // Its connection is closed, and goes to who waited for longest.
+            rich.share().holds_less();
+            for _ in 0..2 {
+                room.set(1);
+                open.one_closed();
+                settle().await;
+            }
+            assert_eq!(*served.borrow(), [(1, true), (2, true)]);
+            assert!(!rich.is_starved(), "nobody waits any more");
+        };
+        LocalSet::new().run_until(work).await;
     }
 }

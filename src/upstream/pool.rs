@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
+use super::pending::Share;
 use super::stream::Stream;
 use crate::telemetry::metrics::ConnectionGauges;
 
@@ -57,6 +59,8 @@ impl Connection {
 pub struct OpenCount {
     open: AtomicUsize,
     waiting: AtomicUsize,
+    /// Workers on which requests wait, and which have no connection at all.
+    starving: AtomicUsize,
     closed: Notify,
 }
 
@@ -77,6 +81,20 @@ impl OpenCount {
     #[must_use]
     pub fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// One more worker has requests that wait and no connection, or one less.
+    pub fn set_starving(&self, starving: bool) {
+        match starving {
+            true => self.starving.fetch_add(1, Ordering::SeqCst),
+            false => self.starving.fetch_sub(1, Ordering::SeqCst),
+        };
+    }
+
+    /// Whether there is such a worker: those that have connections give some away.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.starving.load(Ordering::SeqCst) > 0
     }
 
     /// Whether there is a place for one more connection.
@@ -103,32 +121,38 @@ impl OpenCount {
 #[derive(Debug)]
 pub struct Ticket {
     open: Arc<OpenCount>,
+    share: Option<Rc<Share>>,
     gauges: ConnectionGauges,
     idle: bool,
     left: bool,
 }
 
 impl Ticket {
-    /// A place, if fewer than `limit` are taken.
+    /// A place for this worker, if fewer than `limit` are taken.
     #[must_use]
-    pub fn take(open: &Arc<OpenCount>, limit: usize, gauges: &ConnectionGauges) -> Option<Self> {
+    pub fn take(share: &Rc<Share>, limit: usize, gauges: &ConnectionGauges) -> Option<Self> {
+        let open = share.open();
         let more = |count| (count < limit).then_some(count + 1);
         open.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
         gauges.active.inc();
-        Some(Ticket { open: Arc::clone(open), gauges: gauges.clone(), idle: false, left: false })
+        share.holds_more();
+        let (open, share) = (Arc::clone(open), Some(Rc::clone(share)));
+        Some(Ticket { open, share, gauges: gauges.clone(), idle: false, left: false })
     }
 
     /// A connection that no limit counts: a health check's.
     #[must_use]
     pub fn beside(gauges: &ConnectionGauges) -> Self {
         gauges.active.inc();
-        Ticket { open: Arc::default(), gauges: gauges.clone(), idle: false, left: true }
+        let (open, share) = (Arc::default(), None);
+        Ticket { open, share, gauges: gauges.clone(), idle: false, left: true }
     }
 
     /// Gives the place back early: the connection has become something that is counted elsewhere.
     fn leave(&mut self) {
         if !std::mem::replace(&mut self.left, true) {
             self.open.open.fetch_sub(1, Ordering::SeqCst);
+            self.share.take().iter().for_each(|share| share.holds_less());
             self.open.one_closed();
         }
     }

@@ -216,17 +216,14 @@ impl Sessions {
 
     /// A place has become free on this session.
     fn returned(&self, session: &Rc<Session>) {
-        if !self.line.is_empty() {
-            self.line.returned();
-            return;
-        }
-        let Some(pending) = self.pending.as_ref().filter(|_| session.streams.get() == 0) else {
-            return;
-        };
-        if pending.is_for_others() {
-            // Closed, so that a request on another worker can open a connection.
+        let Some(pending) = &self.pending else { return };
+        let is_idle = session.streams.get() == 0;
+        if pending.is_starved() || (is_idle && pending.is_for_others()) {
+            // Closed, as soon as it is idle, so that a request on another worker can open one.
             self.open.borrow_mut().retain(|known| !Rc::ptr_eq(known, session));
-        } else {
+        } else if !self.line.is_empty() {
+            self.line.returned();
+        } else if is_idle {
             pending.returned();
         }
     }

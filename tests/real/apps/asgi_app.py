@@ -32,6 +32,8 @@ async def http(scope, receive, send):
         pass
     if scope["path"] == "/page":
         await answer(send, PAGE.read_bytes(), b"text/html; charset=utf-8")
+    elif scope["path"] == "/where":
+        await answer(send, "{} {}".format(*scope["server"]).encode())
     elif scope["path"] == "/hang":
         announce("hangs", os.getpid())
         await wait_at_gate()

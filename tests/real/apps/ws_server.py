@@ -1,4 +1,4 @@
-"""A server of the Python package `websockets`: ws_server.py PORT"""
+"""A server of the Python package `websockets`: ws_server.py PORT HOST…"""
 
 import asyncio
 import sys
@@ -34,7 +34,8 @@ def plain_http(connection, request):
 
 
 async def main():
-    async with serve(session, "127.0.0.1", int(sys.argv[1]), process_request=plain_http, backlog=512):
+    port, *hosts = sys.argv[1:]
+    async with serve(session, hosts, int(port), process_request=plain_http, backlog=512):
         await asyncio.get_running_loop().create_future()
 
 

@@ -32,11 +32,11 @@ def free_port():
     raise AssertionError("no free port on loopback")
 
 
-def listens(port):
+def listens(port, host="127.0.0.1"):
     """Whether a connection to this loopback port succeeds now."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.settimeout(2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 class Process:
@@ -67,12 +67,12 @@ class Process:
     def text(self):
         return self.log.read_text(errors="replace")
 
-    def wait_for_port(self, port):
+    def wait_for_port(self, port, host="127.0.0.1"):
         def ready():
             assert self.running(), f"{self.name} ended with {self.child.returncode}: {self.text()[-2000:]}"
-            return listens(port)
+            return listens(port, host)
 
-        until(ready, f"{self.name} listens on {port}")
+        until(ready, f"{self.name} listens on {host}, port {port}")
         return self
 
     def kill(self):
@@ -148,17 +148,17 @@ def gunicorn(processes, events, port, app="flask_app:app", env=None, more=("--wo
     return processes.start("gunicorn", argv, events.env() | (env or {})).wait_for_port(port)
 
 
-def uvicorn(processes, events, port):
+def uvicorn(processes, events, port, host="127.0.0.1"):
     """uvicorn with a bare ASGI app."""
-    argv = [sys.executable, "-m", "uvicorn", "--app-dir", APPS, "--host", "127.0.0.1", "--port", port]
+    argv = [sys.executable, "-m", "uvicorn", "--app-dir", APPS, "--host", host, "--port", port]
     argv += ["--ws", "websockets-sansio", "--no-access-log", "asgi_app:app"]
-    return processes.start("uvicorn", argv, events.env()).wait_for_port(port)
+    return processes.start("uvicorn", argv, events.env()).wait_for_port(port, host)
 
 
-def python_websockets(processes, events, port):
+def python_websockets(processes, events, port, hosts=("127.0.0.1",)):
     """A server of the Python package `websockets`."""
-    argv = [sys.executable, APPS / "ws_server.py", port]
-    return processes.start("websockets", argv, events.env()).wait_for_port(port)
+    argv = [sys.executable, APPS / "ws_server.py", port, *hosts]
+    return processes.start("websockets", argv, events.env()).wait_for_port(port, hosts[-1])
 
 
 def node_ws(processes, events, port):

@@ -16,7 +16,7 @@ workers: 2
 listeners: [{{ address: "127.0.0.1:{port}" }}{listeners_more}]
 admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
-  app: {{ endpoints: [{endpoints}]{upstream_more} }}
+  app: {{ {endpoints}{upstream_more} }}
 routes: [{{ upstream: app }}]
 shutdown: {{ drain: {drain} }}
 {more}
@@ -28,6 +28,7 @@ class Seawall:
 
     `upstream` is its endpoint, or a list of them: a port of 127.0.0.1, or a URL.
     `more`, `listeners_more` and `upstream_more` are appended to the file, its listeners, and the upstream.
+    A dict as `upstream` says where the endpoints are in other words: {"dns": …}.
     """
 
     def __init__(self, processes, directory, upstream, drain="2s", more="", listeners_more="", upstream_more=""):
@@ -36,7 +37,8 @@ class Seawall:
         settings = {"more": more, "listeners_more": listeners_more, "upstream_more": upstream_more}
         each = upstream if isinstance(upstream, list) else [upstream]
         urls = [url if isinstance(url, str) else f"http://127.0.0.1:{url}" for url in each]
-        settings["endpoints"] = ", ".join(f'"{url}"' for url in urls)
+        where = upstream if isinstance(upstream, dict) else {"endpoints": urls}
+        settings["endpoints"] = json.dumps(where)[1:-1]
         config.write_text(_CONFIG.format(port=self.port, admin=self.admin, drain=drain, **settings))
         self.process = processes.start("seawall", [BINARY, "-c", config])
         self.process.wait_for_port(self.port).wait_for_port(self.admin)
