@@ -130,8 +130,16 @@ class Chart {
   }
 
   colour(name) {
-    if (!this.colours.has(name)) this.colours.set(name, `s${Math.min(COLOURS, this.colours.size)}`);
-    return this.colours.get(name);
+    return `s${this.colours.get(name) ?? COLOURS}`;
+  }
+
+  /** The largest get the colours; who has one and stays among them keeps it. */
+  assignColours(sorted) {
+    const largest = sorted.slice(0, COLOURS).map(({ name }) => name);
+    for (const name of this.colours.keys()) if (!largest.includes(name)) this.colours.delete(name);
+    const taken = new Set(this.colours.values());
+    const free = [...Array(COLOURS).keys()].filter((colour) => !taken.has(colour));
+    for (const name of largest) if (!this.colours.has(name)) this.colours.set(name, free.shift());
   }
 
   show() {
@@ -145,6 +153,7 @@ class Chart {
       rows.set(series[this.name], row);
     }
     const sorted = [...rows].map(([name, row]) => ({ name, row, total: sum(row) })).sort((one, other) => other.total - one.total);
+    this.assignColours(sorted);
     const columns = history.requests.map((_, index) => sum(sorted.map(({ row }) => row[index])));
     const most = Math.max(1, ...columns);
     // The newest step is at the right, however short the past is.
