@@ -241,8 +241,8 @@ fn journal_query(text: &str) -> Result<Query, &'static str> {
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
-            // Ids, kinds and names of upstreams need no decoding to be found again.
-            "id" => query.request_id = Some(value.to_owned()),
+            "id" => query.request_id = Some(endpoints::unescaped(value)),
+            // Kinds and names of upstreams need no decoding to be found again.
             "kind" => query.kind = Some(value.to_owned()),
             "upstream" => query.upstream = Some(value.to_owned()),
             "limit" => {
@@ -428,5 +428,7 @@ mod tests {
             assert_eq!(ask(&admin, Method::GET, uri).await.0, 400, "{uri}");
         }
         assert_eq!(ask(&admin, Method::GET, "/failures?id=a&kind=b&limit=3").await.0, 200);
+        let query = journal_query("id=a%3Ab%2Fc%2Bd%3De%40f-_.").unwrap();
+        assert_eq!(query.request_id.as_deref(), Some("a:b/c+d=e@f-_."), "all that an id may have");
     }
 }
