@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
+use crate::failures;
 use crate::server::Server;
 use crate::telemetry::log;
 
@@ -47,6 +48,7 @@ Examples:
   seawall check -c seawall.yaml                             is the file right? exit code 0 or 1
   seawall schema > seawall.schema.json                      a JSON Schema for your editor
   seawall demo                                              every fault, without and with seawall
+  seawall failures --follow                                 what failed, and what fails from now on
 
 Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
 Signals: SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
@@ -62,6 +64,8 @@ enum Command {
     },
     /// Print the JSON Schema of the configuration file
     Schema,
+    /// Print the failures that a running seawall remembers, the newest last
+    Failures(failures::Options),
     /// Show what clients see of each kind of failure, without and with seawall
     Demo {
         /// Print the table and exit: 0 if every row is as promised, 1 if not
@@ -78,6 +82,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
         }
+        Some(Command::Failures(options)) => match failures::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(trouble) => {
+                eprintln!("seawall failures: {trouble}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Command::Demo { once }) => {
             demo::run(demo::Options { once, ..demo::Options::default() })
         }
