@@ -156,7 +156,7 @@ mod tests {
     use http::{HeaderMap, StatusCode};
 
     fn client() -> Client {
-        Client::new(Peer { address: [127, 0, 0, 1].into(), scheme: "http", trusted: false })
+        Client::new(Peer::of([127, 0, 0, 1].into(), "http"))
     }
 
     fn early_hints() -> ResponseHead {

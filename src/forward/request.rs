@@ -5,6 +5,7 @@
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::header::{
@@ -13,11 +14,13 @@ use http::header::{
 };
 use http::{Method, Version, request};
 
+use super::entrance::Entrance;
 use crate::failure::{ClientFailure, rehearsal};
 use crate::telemetry::request_id;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
+use crate::upstream::proxy_protocol::Told;
 
 /// `X-Request-Id`: what ties the answer, the log and the journal together.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,6 +37,27 @@ pub struct Peer {
     pub scheme: &'static str,
     /// A proxy whose forwarding fields and request ids are believed.
     pub trusted: bool,
+    /// What the listener does with every request.
+    pub entrance: Rc<Entrance>,
+    /// The field that tells the upstream whom the client has shown to be by its certificate.
+    pub identity: Option<(HeaderName, HeaderValue)>,
+    /// What PROXY protocol headers say, if an upstream wants one.
+    pub told: Option<Rc<Told>>,
+}
+
+impl Peer {
+    /// Somebody at this address, of whom nothing else is known.
+    #[must_use]
+    pub fn of(address: IpAddr, scheme: &'static str) -> Self {
+        Peer {
+            address,
+            scheme,
+            trusted: false,
+            entrance: Rc::default(),
+            identity: None,
+            told: None,
+        }
+    }
 }
 
 /// Refuses what another parser could read differently, as far as the parsed head shows it; what only
@@ -157,6 +181,8 @@ pub struct Extra<'r> {
     pub host: &'r str,
     /// Our name in Via.
     pub via: &'r str,
+    /// Fields that only we may set.
+    pub reserved: &'r [HeaderName],
     /// The request's id.
     pub request_id: &'r str,
     /// How the content is framed.
@@ -268,9 +294,15 @@ pub fn http2(
 fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let listed = connection_options(&parts.headers);
     for (name, value) in &parts.headers {
-        if is_rewritten(name, extra.peer.trusted) || listed.contains(name) {
+        if is_rewritten(name, extra.peer.trusted)
+            || listed.contains(name)
+            || extra.reserved.iter().any(|reserved| is_like(name, reserved))
+        {
             continue;
         }
+        out.copy(name, value);
+    }
+    if let Some((name, value)) = &extra.peer.identity {
         out.copy(name, value);
     }
     cookies(out, &parts.headers);
@@ -278,6 +310,14 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     via(out, parts, extra.via);
     forwarding(out, parts, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id.as_bytes()));
+}
+
+/// Whether an app may take one name for the other: CGI and its descendants (WSGI, Rack, PHP) know no
+/// difference between `-` and `_` (RFC 3875 §4.1.18).
+fn is_like(name: &HeaderName, reserved: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let (name, reserved) = (name.as_str(), reserved.as_str());
+    name.len() == reserved.len() && name.bytes().map(plain).eq(reserved.bytes().map(plain))
 }
 
 /// Fields that this file writes itself, or that stay behind.
@@ -477,11 +517,12 @@ mod tests {
     }
 
     fn write(parts: &request::Parts, trusted: bool, framing: Framing) -> String {
-        let peer = Peer { address: [10, 0, 0, 9].into(), scheme: "http", trusted };
+        let peer = Peer { trusted, ..Peer::of([10, 0, 0, 9].into(), "http") };
         let extra = Extra {
             peer: &peer,
             host: host(parts).unwrap(),
             via: "seawall",
+            reserved: &[],
             request_id: "id-1",
             framing,
             upgrade: false,
@@ -513,11 +554,12 @@ mod tests {
                 .header("cookie", "a=1")
                 .header("cookie", "b=2"),
         );
-        let peer = Peer { address: [10, 0, 0, 9].into(), scheme: "http", trusted: false };
+        let peer = Peer::of([10, 0, 0, 9].into(), "http");
         let extra = Extra {
             peer: &peer,
             host: "h.test",
             via: "seawall",
+            reserved: &[],
             request_id: "id-1",
             framing: Framing::Length(5),
             upgrade: false,
@@ -634,12 +676,12 @@ mod tests {
     #[test]
     fn ipv6_clients_are_quoted_in_forwarded() {
         let parts = parts(http::Request::get("/").header("host", "h"));
-        let peer =
-            Peer { address: "2001:db8::1".parse().unwrap(), scheme: "https", trusted: false };
+        let peer = Peer::of("2001:db8::1".parse().unwrap(), "https");
         let extra = Extra {
             peer: &peer,
             host: "h",
             via: "seawall",
+            reserved: &[],
             request_id: "i",
             framing: Framing::Empty,
             upgrade: false,

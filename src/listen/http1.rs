@@ -67,8 +67,10 @@ pub async fn serve(
         let is_last = requests >= limits.requests_per_connection;
         let answer = handle(Rc::clone(worker), Rc::clone(&client), request);
         // Boxed because hyper takes a connection apart only if its requests can be moved.
+        let client = Rc::clone(&client);
         Box::pin(async move {
             let mut response = answer.await;
+            client.peer.entrance.complete(&mut response);
             if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -133,7 +133,7 @@ async fn check(shared: &Shared, endpoint: usize, health: &Health) -> Result<(), 
 async fn ask(shared: &Shared, endpoint: usize, probe: &Probe) -> Result<(), Unwell> {
     let Some(target) = shared.targets.get(endpoint) else { return Err(Unwell::Slow) };
     let settings = &shared.settings;
-    let stream = target.connect(&settings.timeouts, Purpose::Requests).await?;
+    let stream = target.connect(settings, Purpose::Requests, None).await?;
     let Probe::Http { path, statuses, body } = probe else { return Ok(()) };
     let ticket = Ticket::beside(shared.metrics.connections());
     let two = match settings.protocol {

@@ -17,6 +17,7 @@ pub mod http1;
 pub mod http2;
 pub mod pending;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;
 pub mod upload;
@@ -34,6 +35,7 @@ use ejection::Roster;
 use http2::session::{Lease, Session, Sessions};
 use pending::Pending;
 use pool::{Connection, OpenCount, Pool, Ticket};
+use proxy_protocol::Told;
 use stream::Stream;
 use tls::{Purpose, Tls, TlsSettingsError};
 
@@ -319,15 +321,25 @@ impl Upstream {
         }
     }
 
-    /// A link to the endpoint.
+    /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
     ///
     /// # Errors
     /// The failure, complete with upstream and endpoint names. No byte of the request has been
     /// sent then.
-    pub async fn link(&self, index: EndpointIndex, need: Need) -> Result<Link, Failure> {
+    pub async fn link(
+        &self,
+        index: EndpointIndex,
+        need: Need,
+        told: Option<&Told>,
+    ) -> Result<Link, Failure> {
         let Some(endpoint) = self.endpoints.get(index.0) else {
             // Indices come from pick(): there is an endpoint unless the upstream has none at all.
             return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
+        };
+        let need = match need {
+            // A connection that has told one client's address serves no other one.
+            Need::Any if self.shared.settings.proxy_protocol.is_some() => Need::Fresh,
+            need => need,
         };
         if need == Need::Any
             && self.pending.is_empty()
@@ -339,12 +351,12 @@ impl Upstream {
         // Boxed, because a request on an idle connection shall not carry the room for a handshake.
         let link = Box::pin(async {
             match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade, None).await,
+                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade, told, None).await,
                 (Need::Any, Speaks::Http1) => {
-                    self.open_http1(index, Purpose::Requests, Some(&endpoint.pool)).await
+                    self.open_http1(index, Purpose::Requests, told, Some(&endpoint.pool)).await
                 }
                 (Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(index, Purpose::Requests, None).await
+                    self.open_http1(index, Purpose::Requests, told, None).await
                 }
                 (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
                     self.join(index, endpoint).await
@@ -359,6 +371,7 @@ impl Upstream {
         &self,
         index: EndpointIndex,
         purpose: Purpose,
+        told: Option<&Told>,
         pool: Option<&Pool>,
     ) -> Result<Link, Failure> {
         let room = self.pending.wait(|| match pool.and_then(Pool::take) {
@@ -369,7 +382,7 @@ impl Upstream {
             Room::Taken(connection) => return Ok(Link::Http1(connection)),
             Room::Free(ticket) => ticket,
         };
-        let stream = self.connect(index, purpose).await?;
+        let stream = self.connect(index, purpose, told).await?;
         Ok(Link::Http1(Connection::new(stream, ticket)))
     }
 
@@ -419,15 +432,21 @@ impl Upstream {
         let Some(ticket) = self.make_room() else {
             return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
         };
-        Ok((self.connect(index, purpose).await?, ticket))
+        // Many clients share it: it can be for none of them (the configuration sees to that).
+        Ok((self.connect(index, purpose, None).await?, ticket))
     }
 
-    async fn connect(&self, index: EndpointIndex, purpose: Purpose) -> Result<Stream, Failure> {
+    async fn connect(
+        &self,
+        index: EndpointIndex,
+        purpose: Purpose,
+        told: Option<&Told>,
+    ) -> Result<Stream, Failure> {
         let Shared { settings, metrics, roster, targets, .. } = &*self.shared;
         let Some(target) = targets.get(index.0) else {
             return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
         };
-        let result = target.connect(&settings.timeouts, purpose).await;
+        let result = target.connect(settings, purpose, told).await;
         metrics.connected(index.0, result.is_ok());
         roster.connected(index.0, result.is_ok());
         self.shared.tell_whether_up(index.0);
@@ -447,8 +466,8 @@ impl Upstream {
 
     /// Keeps a connection for the next request.
     pub fn give_back(&self, endpoint: EndpointIndex, connection: Connection) {
-        if self.pending.is_for_others() {
-            // Closed, so that the request on another worker can open one.
+        if self.shared.settings.proxy_protocol.is_some() || self.pending.is_for_others() {
+            // Closed: it was for one client, or a request on another worker shall open one.
             return;
         }
         if let Some(endpoint) = self.endpoints.get(endpoint.0)

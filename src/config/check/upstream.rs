@@ -8,7 +8,7 @@ use super::super::model::{
 };
 use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
-use super::{Base, listener, plain_name, survive, to_usize, wrong};
+use super::{Base, entrance, listener, plain_name, survive, to_usize, wrong};
 
 /// The largest window of HTTP/2 (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = 0x7fff_ffff;
@@ -29,10 +29,11 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
                 "use up to 64 letters, digits, `-`, `_` and `.`: it becomes a metric label";
             section.problem(Problem::new(name.span, &message).remedy(remedy));
         }
+        let protocol = protocol(&section);
         let upstream = Upstream {
             name: label.unwrap_or_else(|| name.text.into()),
             endpoints: endpoints(&section),
-            protocol: protocol(&section),
+            protocol,
             timeouts: timeouts(&section),
             limits: limits(&section),
             retry: retry(&section),
@@ -45,6 +46,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             ),
             health: survive::health(&section),
             tls: tls(&section, base),
+            proxy_protocol: entrance::proxy_version(&section, protocol),
         };
         section.finish();
         known.push(Known { upstream: Arc::new(upstream) });
