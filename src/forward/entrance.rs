@@ -1,7 +1,7 @@
 //! What a listener does with every request, whatever route it takes: sends it on to `https`, or
 //! tells the client to use TLS alone (RFC 6797); and which fields only we may set.
 
-use http::header::{HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
+use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use http::uri::PathAndQuery;
 use http::{HeaderName, Method, Response, StatusCode, request};
 use hyper::body::Incoming;
@@ -73,6 +73,8 @@ pub async fn redirect(
     let mut response = Response::new(Content::empty());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, location);
+    // Also of a HEAD, where there is no content to count.
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }

@@ -9,9 +9,10 @@ use http::{HeaderName, HeaderValue};
 
 use super::super::diagnostic::Problem;
 use super::super::model::{
-    Certificate, ClientCertificates, ListenerTls, ProxyProtocol, ProxyVersion, Secret,
-    ToldIdentity, UpstreamProtocol,
+    Certificate, ClientCertificates, Forwarded, Listener, ListenerTls, ProxyProtocol, ProxyVersion,
+    Secret, ToldIdentity, UpstreamProtocol,
 };
+use super::super::raw::Span;
 use super::super::scope::Scope;
 use super::{Base, failures, listener, wrong};
 
@@ -19,6 +20,28 @@ use super::{Base, failures, listener, wrong};
 const LEAST_TOKEN: usize = 16;
 /// More are no token but a mistake, and would not fit into a field.
 const MOST_TOKEN: usize = 1024;
+
+/// Fields that mean something else already.
+const TAKEN: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
+];
 
 pub(super) fn listener_tls(section: Scope<'_>, base: Base<'_>) -> ListenerTls {
     let meaning =
@@ -87,7 +110,13 @@ fn client_certificates(tls: &Scope<'_>, base: Base<'_>) -> Option<ClientCertific
     let field = section.text("field", "field name", Some(ClientCertificates::FIELD), meaning);
     let field = match field {
         None => Some(HeaderName::from_static("client-cert")),
-        Some(found) => failures::field_name(&section, &found),
+        Some(found) => failures::field_name(&section, &found).filter(|name| {
+            let free = !TAKEN.contains(&name.as_str());
+            if !free {
+                wrong(&section, "field", &found, "write a name of its own, such as X-Client-Cert");
+            }
+            free
+        }),
     };
     section.finish();
     Some(ClientCertificates {
@@ -118,11 +147,16 @@ fn hsts(tls: &Scope<'_>) -> Option<HeaderValue> {
 }
 
 /// The port of `https` that a listener sends everything on to.
-pub(super) fn redirect(listener: &Scope<'_>) -> Option<u16> {
+pub(super) fn redirect(listener: &Scope<'_>, has_tls: bool) -> Option<u16> {
     let meaning = "Answers every request 308 with the same address under https. None if not set.";
     let section = listener.optional_section("redirect", meaning)?;
     let meaning = "The port of https, as clients see it.";
     let port = section.integer("port", 443, (1, 65_535), meaning);
+    if has_tls && !section.is_describing() {
+        let message = "a listener with `tls` cannot send clients on to https: they are there";
+        let remedy = "give the plain listener, such as :80, the redirect";
+        section.problem(Problem::new(section.span(), message).remedy(remedy));
+    }
     section.finish();
     u16::try_from(port).ok()
 }
@@ -133,6 +167,17 @@ pub(super) fn proxy_protocol(listener: &Scope<'_>) -> ProxyProtocol {
         0 => ProxyProtocol::Never,
         1 => ProxyProtocol::Trusted,
         _ => ProxyProtocol::Always,
+    }
+}
+
+/// A listener that waits for trusted proxies, where nobody is trusted, would wait for ever.
+pub(super) fn trust(root: &Scope<'_>, listeners: &[Listener], forwarded: &Forwarded) {
+    let waits = |listener: &Listener| listener.proxy_protocol == ProxyProtocol::Trusted;
+    if forwarded.trusted.is_empty() && listeners.iter().any(waits) {
+        let message =
+            "`proxy_protocol: trusted` means those of `forwarded.trusted`, and it lists nobody";
+        let remedy = "list the proxies there, or write proxy_protocol: always";
+        root.problem(Problem::new(Span::default(), message).remedy(remedy));
     }
 }
 

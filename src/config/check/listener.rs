@@ -25,7 +25,7 @@ pub(super) fn listeners(root: &Scope<'_>, base: Base<'_>) -> Vec<Listener> {
         let address = found.as_ref().and_then(|found| address(&section, "address", found));
         let tls = section.optional_section("tls", "TLS with HTTP/2 and HTTP/1.1 by ALPN.");
         let tls = tls.map(|tls| entrance::listener_tls(tls, base));
-        let redirect = entrance::redirect(&section);
+        let redirect = entrance::redirect(&section, tls.is_some());
         let proxy_protocol = entrance::proxy_protocol(&section);
         if let (Some(address), Some(found)) = (address, found) {
             let taken = listeners.iter().any(|known: &Listener| known.address == address);

@@ -42,6 +42,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let mut websocket = websocket(&root);
     let clients = clients(&root);
     let forwarded = forwarded(&root);
+    entrance::trust(&root, &listeners, &forwarded);
     let log = log(&root);
     let journal = journal(&root);
     let shutdown = shutdown(&root);
