@@ -505,7 +505,7 @@ impl Default for Clients {
             write_timeout: Duration::from_secs(60),
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,
-            fields: 128,
+            fields: 100,
             connections: 16_384,
             per_address: 16_384,
             requests_per_connection: 10_000,

@@ -167,6 +167,12 @@ impl<'c> Scope<'c> {
         self.describing
     }
 
+    /// Whether the file sets this to anything.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(known, node)| known.text == key && !node.is_null())
+    }
+
     /// Reports a problem.
     pub fn problem(&self, problem: Problem) {
         self.collected.problem(problem);

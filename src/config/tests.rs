@@ -66,6 +66,28 @@ fn every_class_of_mistake_has_its_place_and_its_remedy() {
         ("path: /healthz", "interval: 1s", "needs to know what to ask", "tcp: true"),
         ("[200-299]", "[299-200]", "`status` cannot be \"299-200\"", "200-399"),
         ("max_percent: 50", "max_percent: 101", "`max_percent` cannot be", "from 0 to 100"),
+        ("https://a.test", "https://a.test/", "`origins` cannot be", "as browsers do"),
+        ("[https://a.test]", "[HTTP://a, '*']", "`origins` cannot be \"HTTP://a\"", "browsers"),
+        ("[https://a.test]", "['*', https://a]", "`origins` cannot be \"*\"", "\"*\" alone"),
+        ("[https://a.test]", "['*']", "`origins` cannot be \"*\"", "list the origins"),
+        (
+            "file: config/errors/500.html",
+            "file: config/errors/none.html",
+            "`file` cannot be",
+            "cannot be read",
+        ),
+        (
+            "config/errors/500.html",
+            "tests/templates/unclosed.txt",
+            "`file` cannot be",
+            "line 2: syntax error",
+        ),
+        (
+            "config/errors/500.html",
+            "tests/templates/unknown_variable.txt",
+            "`file` cannot be",
+            "retry_after",
+        ),
     ];
     let good = "\
 workers: 2
@@ -89,6 +111,8 @@ failures:
   profile: internal
   kinds: { http_response_timeout: { status: 504 } }
   hold: { bytes: 64KiB }
+  templates: [{ file: config/errors/500.html }]
+  cors: { origins: [https://a.test], credentials: true }
   dependencies:
     - { name: postgres, body: \"psycopg\" }
 forwarded: { trusted: [10.0.0.0/8] }

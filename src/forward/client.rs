@@ -156,7 +156,7 @@ mod tests {
     use http::{HeaderMap, StatusCode};
 
     fn client() -> Client {
-        Client::new(Peer::of([127, 0, 0, 1].into(), "http"))
+        Client::new(Peer::new([127, 0, 0, 1].into(), "http", false))
     }
 
     fn early_hints() -> ResponseHead {

@@ -143,7 +143,7 @@ impl Worker {
     pub fn peer(&self, address: std::net::IpAddr, scheme: &'static str) -> Peer {
         // An IPv4 client of a dual-stack socket is an IPv4 client.
         let address = address.to_canonical();
-        Peer { trusted: self.trusts(address), ..Peer::of(address, scheme) }
+        Peer::new(address, scheme, self.trusts(address))
     }
 
     /// Whether this is a proxy that is believed.
@@ -248,7 +248,7 @@ pub async fn handle(
             host,
             via: &worker.name,
             reserved: &worker.reserved,
-            request_id: id.as_str(),
+            request_id: id.as_bytes(),
             framing,
             upgrade: offer.is_some(),
             websocket_key: offer.as_ref().and_then(|offer| offer.key.as_deref()),

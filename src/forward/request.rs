@@ -33,6 +33,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 pub struct Peer {
     /// The address of whoever is connected.
     pub address: IpAddr,
+    /// The same as text: every request of the connection says it twice.
+    pub text: Box<str>,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// A proxy whose forwarding fields and request ids are believed.
@@ -46,13 +48,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Somebody at this address, of whom nothing else is known.
+    /// Whoever is connected from this address.
     #[must_use]
-    pub fn of(address: IpAddr, scheme: &'static str) -> Self {
+    pub fn new(address: IpAddr, scheme: &'static str, trusted: bool) -> Self {
         Peer {
             address,
+            text: address.to_string().into(),
             scheme,
-            trusted: false,
+            trusted,
             entrance: Rc::default(),
             identity: None,
             told: None,
@@ -184,7 +187,7 @@ pub struct Extra<'r> {
     /// Fields that only we may set.
     pub reserved: &'r [HeaderName],
     /// The request's id.
-    pub request_id: &'r str,
+    pub request_id: &'r [u8],
     /// How the content is framed.
     pub framing: Framing,
     /// Ask for a WebSocket (RFC 6455 §4.1).
@@ -309,7 +312,7 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     content(out, parts, extra.framing);
     via(out, parts, extra.via);
     forwarding(out, parts, extra);
-    out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id.as_bytes()));
+    out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
 }
 
 /// Whether an app may take one name for the other: CGI and its descendants (WSGI, Rack, PHP) know no
@@ -431,8 +434,7 @@ fn via(out: &mut impl Fields, parts: &request::Parts, name: &str) {
 /// RFC 7239 and its older relatives.
 fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let peer = extra.peer;
-    let mut address = AddressText { text: [0; 46], length: 0 };
-    let text = address.write(peer.address);
+    let text = &*peer.text;
     out.write(&X_FORWARDED_FOR, |out| {
         append_trusted(out, parts, peer, &X_FORWARDED_FOR);
         out.extend_from_slice(text.as_bytes());
@@ -472,33 +474,6 @@ fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name:
     }
 }
 
-/// An address as text, without an allocation.
-struct AddressText {
-    text: [u8; 46],
-    length: usize,
-}
-
-impl AddressText {
-    fn write(&mut self, address: IpAddr) -> &str {
-        use std::fmt::Write as _;
-        // 45 characters is the longest an address can be: the write cannot fail.
-        let _ = write!(self, "{address}");
-        std::str::from_utf8(self.text.get(..self.length).unwrap_or_default()).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Write for AddressText {
-    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
-        let to = self.length + piece.len();
-        self.text
-            .get_mut(self.length..to)
-            .ok_or(std::fmt::Error)?
-            .copy_from_slice(piece.as_bytes());
-        self.length = to;
-        Ok(())
-    }
-}
-
 /// Whether the client waits for a 100 before it sends content (RFC 9110 §10.1.1).
 pub fn expects_continue(parts: &request::Parts) -> bool {
     parts.version == Version::HTTP_11
@@ -517,13 +492,13 @@ mod tests {
     }
 
     fn write(parts: &request::Parts, trusted: bool, framing: Framing) -> String {
-        let peer = Peer { trusted, ..Peer::of([10, 0, 0, 9].into(), "http") };
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
         let extra = Extra {
             peer: &peer,
             host: host(parts).unwrap(),
             via: "seawall",
             reserved: &[],
-            request_id: "id-1",
+            request_id: b"id-1",
             framing,
             upgrade: false,
             websocket_key: None,
@@ -554,13 +529,13 @@ mod tests {
                 .header("cookie", "a=1")
                 .header("cookie", "b=2"),
         );
-        let peer = Peer::of([10, 0, 0, 9].into(), "http");
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
         let extra = Extra {
             peer: &peer,
             host: "h.test",
             via: "seawall",
             reserved: &[],
-            request_id: "id-1",
+            request_id: b"id-1",
             framing: Framing::Length(5),
             upgrade: false,
             websocket_key: None,
@@ -676,13 +651,13 @@ mod tests {
     #[test]
     fn ipv6_clients_are_quoted_in_forwarded() {
         let parts = parts(http::Request::get("/").header("host", "h"));
-        let peer = Peer::of("2001:db8::1".parse().unwrap(), "https");
+        let peer = Peer::new("2001:db8::1".parse().unwrap(), "https", false);
         let extra = Extra {
             peer: &peer,
             host: "h",
             via: "seawall",
             reserved: &[],
-            request_id: "i",
+            request_id: b"i",
             framing: Framing::Empty,
             upgrade: false,
             websocket_key: None,

@@ -154,7 +154,7 @@ pub fn add_fields(fields: &mut HeaderMap, held: &Held) {
     // RFC 9110 §7.6.3, appended behind those of proxies before us.
     let Some(subject) = held.subject() else { return };
     fields.append(VIA, subject.worker.via.clone());
-    if let Ok(id) = HeaderValue::from_str(subject.id.as_str()) {
+    if let Ok(id) = HeaderValue::from_bytes(subject.id.as_bytes()) {
         fields.insert(X_REQUEST_ID, id);
     }
 }

@@ -200,6 +200,7 @@ impl Committed {
         // A session is long, and slices of the request's head keep the buffer that it was read into.
         subject.uri = Uri::try_from(subject.uri.path().to_owned()).unwrap_or_default();
         subject.accept = None;
+        subject.origin = None;
         Some(Session { subject })
     }
 }

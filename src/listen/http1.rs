@@ -35,6 +35,9 @@ use crate::forward::{Worker, handle};
 /// How long a client may go on sending after its answer.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// hyper's own limit of fields, which costs no allocation for every head.
+const UNALLOCATED_FIELDS: usize = 100;
+
 /// RFC 9110 §15.5.9.
 const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -65,22 +68,25 @@ pub async fn serve(
         // hyper reads on before it polls the request for the first time.
         client.busy.set(true);
         let is_last = requests >= limits.requests_per_connection;
-        let answer = handle(Rc::clone(worker), Rc::clone(&client), request);
-        // Boxed because hyper takes a connection apart only if its requests can be moved.
-        let client = Rc::clone(&client);
+        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
+        let entrance = Rc::clone(&client.peer.entrance);
+        // Boxed because hyper takes a connection apart only if its requests can be moved. The
+        // request's future is made inside: it is large, and this one would hold it twice.
         Box::pin(async move {
-            let mut response = answer.await;
-            client.peer.entrance.complete(&mut response);
+            let mut response = handle(worker, client, request).await;
+            entrance.complete(&mut response);
             if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
         })
     });
-    let mut connection = http1::Builder::new()
-        .max_buf_size(limits.head_bytes.max(8 * 1024))
-        .max_headers(limits.fields)
-        .serve_connection(TokioIo::new(io), service);
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(limits.head_bytes.max(8 * 1024));
+    if limits.fields != UNALLOCATED_FIELDS {
+        builder.max_headers(limits.fields);
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
 
     let begun = drain.clone().begun();
     tokio::pin!(begun);

@@ -24,6 +24,15 @@ impl RequestId {
         RequestId(Text::Accepted(id.into()))
     }
 
+    /// The id as bytes, all of them visible ASCII.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Text::Made(digits) => digits,
+            Text::Accepted(id) => id.as_bytes(),
+        }
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -34,6 +43,18 @@ impl RequestId {
         }
     }
 }
+
+/// Every byte in hexadecimal digits.
+const PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Whether a client's id may be used: 1 to 128 visible ASCII characters, without those that would
 /// need quoting in logs and URLs.
@@ -73,10 +94,10 @@ impl RequestIds {
     pub fn next_id(&mut self) -> RequestId {
         let mut digits = [0_u8; 32];
         let (high, low) = (self.random(), self.random());
-        for (place, digit) in digits.iter_mut().enumerate() {
-            let half = if place < 16 { high } else { low };
-            let nibble = (half >> (60 - 4 * (place % 16))) & 15;
-            *digit = b"0123456789abcdef".get(nibble as usize).copied().unwrap_or(b'0');
+        let random = high.to_be_bytes().into_iter().chain(low.to_be_bytes());
+        let (pairs, _) = digits.as_chunks_mut();
+        for (pair, byte) in pairs.iter_mut().zip(random) {
+            *pair = PAIRS[usize::from(byte)];
         }
         RequestId(Text::Made(digits))
     }

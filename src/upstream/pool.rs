@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
@@ -149,10 +150,17 @@ impl Drop for Ticket {
     }
 }
 
+/// How many read buffers are kept for connections to come, and of which sizes: for a burst of small
+/// responses, at most 512 KiB.
+const BUFFERS: usize = 32;
+const BUFFER_SIZES: RangeInclusive<usize> = 4 * 1024..=16 * 1024;
+
 /// The idle connections of one endpoint on one worker.
 #[derive(Debug)]
 pub struct Pool {
     idle: RefCell<VecDeque<Idle>>,
+    /// Read buffers that no connection needs at the moment.
+    buffers: RefCell<Vec<BytesMut>>,
     capacity: usize,
     keep_alive: Duration,
 }
@@ -167,7 +175,12 @@ impl Pool {
     /// A pool of at most `capacity` connections, each kept idle for at most `keep_alive`.
     #[must_use]
     pub fn new(capacity: usize, keep_alive: Duration) -> Self {
-        Pool { idle: RefCell::new(VecDeque::new()), capacity, keep_alive }
+        Pool {
+            idle: RefCell::new(VecDeque::new()),
+            buffers: RefCell::new(Vec::new()),
+            capacity,
+            keep_alive,
+        }
     }
 
     /// The connection used last, if one is idle and still open.
@@ -179,6 +192,7 @@ impl Pool {
             if since.elapsed() < self.keep_alive && connection.stream.is_quiet(&mut cx) {
                 connection.ticket.set_idle(false);
                 connection.reused = true;
+                connection.buf = self.buffers.borrow_mut().pop().unwrap_or_default();
                 return Some(connection);
             }
         }
@@ -192,10 +206,18 @@ impl Pool {
         }
         connection.ticket.set_idle(true);
         connection.deadline.clear();
-        // An idle connection holds no buffer.
-        connection.buf = BytesMut::new();
+        self.keep_buffer(std::mem::take(&mut connection.buf));
         idle.push_back(Idle { connection, since: Instant::now() });
         true
+    }
+
+    /// An idle connection holds no buffer: the next one that is busy gets it.
+    fn keep_buffer(&self, mut buf: BytesMut) {
+        buf.clear();
+        let mut buffers = self.buffers.borrow_mut();
+        if BUFFER_SIZES.contains(&buf.capacity()) && buffers.len() < BUFFERS {
+            buffers.push(buf);
+        }
     }
 
     /// Closes the connection that was idle for longest, and gives its place away.

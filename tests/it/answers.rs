@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::support::client::{Client, End, Request, Version};
 use crate::support::script::{Script, Upstream};
 use crate::support::seawall::Seawall;
+use crate::support::websocket;
 
 const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 
@@ -110,6 +111,50 @@ fn a_script_of_a_listed_origin_may_read_every_answer_of_ours_and_no_other_may() 
 }
 
 #[test]
+fn a_route_says_otherwise_who_may_read_and_what_is_written() {
+    let (_socket, endpoint) = down();
+    let seawall = with(
+        &endpoint,
+        "cors: { origins: ['https://app.example.com'] }, templates: [{ file: config/errors/500.html }]",
+        "{ upstream: app }, \
+         { path: /shut/*, upstream: app, failures: { cors: off, templates: [] } }, \
+         { path: /open/*, upstream: app, failures: { cors: { origins: ['*'] } } }",
+    );
+    let gate = Upstream::healthy();
+    let mut client = Client::connect(Version::Http1, seawall.address());
+    for (path, allowed, own_words) in [
+        ("/", Some("https://app.example.com"), true),
+        ("/shut/x", None, false),
+        ("/open/x", Some("*"), true),
+    ] {
+        let asked = Request { path, ..Request::get().field("accept", BROWSER) };
+        let seen = client.exchange(&asked.field("origin", "https://app.example.com"), gate.gate());
+        assert_eq!(seen.field("access-control-allow-origin"), allowed, "{path}");
+        assert_eq!(seen.text().contains("Something went wrong"), own_words, "{path}");
+    }
+}
+
+#[test]
+fn a_script_may_read_that_there_is_no_room_and_that_a_handshake_failed() {
+    let refuses = Script::read_head().write("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
+    let upstream = Upstream::playing([refuses, websocket::open().hang()]);
+    let address = upstream.address();
+    let seawall = Seawall::configured(&format!(
+        "upstreams: {{ app: {{ endpoints: ['http://{address}'], limits: {{ websockets: 1 }} }} }}\n\
+        failures: {{ cors: {{ origins: ['https://a.test'] }} }}\n\
+        routes: [{{ upstream: app }}]\n"
+    ));
+    let origin = "Origin: https://a.test\r\n";
+    let (_failed, failed) = websocket::handshake(seawall.address(), origin);
+    let (_open, _) = websocket::connect(seawall.address(), origin);
+    let (_full, full) = websocket::handshake(seawall.address(), origin);
+    for (seen, status) in [(failed, 500), (full, 503)] {
+        assert_eq!(seen.status, status);
+        assert_eq!(seen.field("access-control-allow-origin"), Some("https://a.test"));
+    }
+}
+
+#[test]
 fn healthy_answers_keep_the_apps_own_cors_fields() {
     let answer = "HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: https://own.test\r\n\
                   Content-Length: 2\r\n\r\nok";
@@ -146,31 +191,38 @@ fn conditional_requests_pass_and_a_failed_one_is_a_whole_500() {
         ("416 Range Not Satisfiable\r\nContent-Range: bytes */9\r\nContent-Length: 0\r\n\r\n", 416),
         ("412 Precondition Failed\r\nContent-Length: 0\r\n\r\n", 412),
     ];
-    let asked = || {
-        let request = Request::get().field("if-none-match", "\"a\"").field("range", "bytes=0-1");
-        request
-            .field("if-range", "\"a\"")
-            .field("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")
+    let asked = || Request {
+        fields: vec![
+            ("if-none-match", "\"a\""),
+            ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("range", "bytes=0-1"),
+            ("if-range", "\"a\""),
+        ],
+        ..Request::get()
     };
-    for (answer, status) in passes {
-        let upstream = Upstream::playing([Script::read_head().write(format!("HTTP/1.1 {answer}"))]);
-        let seawall = Seawall::before(&upstream);
-        let mut client = Client::connect(Version::Http1, seawall.address());
-        let seen = client.exchange(&asked(), upstream.gate());
-        assert_eq!((seen.status, &seen.end), (status, &End::Complete));
-        let head = upstream.requests()[0].clone();
-        for field in ["if-none-match: \"a\"", "range: bytes=0-1", "if-range: \"a\""] {
-            assert!(head.contains(field), "{field} in {head}");
-        }
-    }
     let cut = "HTTP/1.1 206 Partial Content\r\nETag: \"a\"\r\nContent-Range: bytes 0-8/9\r\n\
+               Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nAccept-Ranges: bytes\r\n\
                Content-Length: 9\r\n\r\nab";
-    let upstream = Upstream::playing([Script::read_head().write(cut).fin()]);
-    let seawall = Seawall::before(&upstream);
-    let mut client = Client::connect(Version::Http1, seawall.address());
-    let seen = client.exchange(&asked(), upstream.gate());
-    assert_eq!((seen.status, &seen.end), (500, &End::Complete));
-    for name in ["etag", "content-range", "last-modified", "accept-ranges"] {
-        assert_eq!(seen.field(name), None, "{name}");
+    for version in [Version::Http1, Version::Http2] {
+        for (answer, status) in passes {
+            let script = Script::read_head().write(format!("HTTP/1.1 {answer}"));
+            let upstream = Upstream::playing([script]);
+            let seawall = Seawall::before(&upstream);
+            let mut client = Client::connect(version, seawall.address());
+            let seen = client.exchange(&asked(), upstream.gate());
+            assert_eq!((seen.status, &seen.end), (status, &End::Complete));
+            let head = upstream.requests()[0].clone();
+            for (name, value) in asked().fields {
+                assert!(head.contains(&format!("{name}: {value}\r\n")), "{name} in {head}");
+            }
+        }
+        let upstream = Upstream::playing([Script::read_head().write(cut).fin()]);
+        let seawall = Seawall::before(&upstream);
+        let mut client = Client::connect(version, seawall.address());
+        let seen = client.exchange(&asked(), upstream.gate());
+        assert_eq!((seen.status, &seen.end), (500, &End::Complete));
+        for name in ["etag", "content-range", "last-modified", "accept-ranges"] {
+            assert_eq!(seen.field(name), None, "{version:?} {name}");
+        }
     }
 }

@@ -10,10 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use seawall::failure::{Kind, Outcome, Phase};
 use serde_json::Value;
 
+use crate::support::SECRET;
 use crate::support::client::{Client, End, Request, Seen, Version};
 use crate::support::script::{Script, Upstream, WELL};
-use crate::support::seawall::Seawall;
-use crate::support::{SECRET, log};
+use crate::support::seawall::{Seawall, Told};
 
 mod http2;
 mod table;
@@ -70,9 +70,11 @@ fn tell(fault: &Fault, version: Version) {
     for word in [SECRET, "127.0.0.1", "Traceback", &*port] {
         assert!(!everything.contains(word), "{name}: {word} leaked: {everything}");
     }
-    counted(&name, fault, &stage.seawall);
     let id = seen.field("x-request-id").unwrap_or_else(|| panic!("{name}: no request id"));
-    told(&name, fault, &stage.seawall, id, &seen);
+    let (kind, phase, outcome) = (fault.kind, fault.phase, fault.outcome);
+    let entry =
+        stage.seawall.told_once(&name, id, &Told { kind, phase, outcome, protocol: "http" });
+    assert_eq!(entry["status"], seen.status, "{name}");
 
     // The next request is served: by the same connection, unless the response was cut off or much
     // of the request was left unread. That is announced.
@@ -123,33 +125,6 @@ fn aborted(name: &str, version: Version, seen: &Seen) {
             seen.end
         ),
     }
-}
-
-/// P5: one cell of the metric, stepped once.
-fn counted(name: &str, fault: &Fault, seawall: &Seawall) {
-    let cells = seawall.until(name, |seawall| {
-        Some(seawall.cells("seawall_failures_total")).filter(|cells| !cells.is_empty())
-    });
-    let expected = format!(
-        "{{kind=\"{}\",outcome=\"{}\",phase=\"{}\",protocol=\"http\",upstream=\"app\"}} 1",
-        fault.kind.name(),
-        fault.outcome.name(),
-        fault.phase.name(),
-    );
-    assert_eq!(cells, [expected], "{name}");
-}
-
-/// P5: one line in the log and one entry in the journal, under the id that the client has.
-fn told(name: &str, fault: &Fault, seawall: &Seawall, id: &str, seen: &Seen) {
-    let lines = log::of(id);
-    assert_eq!(lines.len(), 1, "{name}: {lines:?}");
-    assert_eq!(lines[0]["kind"], fault.kind.name(), "{name}");
-    let entries = seawall.journal(id);
-    assert_eq!(entries.len(), 1, "{name}: {entries:?}");
-    assert_eq!(entries[0]["kind"], fault.kind.name(), "{name}");
-    assert_eq!(entries[0]["phase"], fault.phase.name(), "{name}");
-    assert_eq!(entries[0]["status"], seen.status, "{name}");
-    assert_eq!(entries[0]["upstream"], "app", "{name}");
 }
 
 /// Tells every row, so that one that fails does not hide the others.

@@ -3,16 +3,16 @@
 //! The framing of gRPC messages is no concern of seawall's, and so none of these tests': content is
 //! content.
 
-use seawall::failure::{Kind, Phase};
+use seawall::failure::{Kind, Outcome, Phase};
 
+use crate::support::SECRET;
 use crate::support::client::{Client, End, Request, Seen, Version};
 use crate::support::http2::{
     CANCEL, END_STREAM, NO_ERROR, REFUSED_STREAM, data, goaway, head, head_of, last_data, reset,
     trailers,
 };
 use crate::support::script::{Script, Upstream};
-use crate::support::seawall::Seawall;
-use crate::support::{SECRET, log};
+use crate::support::seawall::{Seawall, Told};
 
 const GRPC: &str = "application/grpc+proto";
 
@@ -140,18 +140,9 @@ fn every_fault_ends_the_call_with_a_status() {
             assert!(seen.body.is_empty() && seen.trailers.is_empty(), "{name}: trailers-only");
         }
         assert!(!seen.everything().contains(SECRET), "{name}: {seen:?}");
-        let expected = format!(
-            "{{kind=\"{}\",outcome=\"normalized\",phase=\"{}\",protocol=\"grpc\",upstream=\"app\"}} 1",
-            row.kind.name(),
-            row.phase.name(),
-        );
-        let cells = seawall.until(name, |seawall| {
-            Some(seawall.cells("seawall_failures_total")).filter(|cells| !cells.is_empty())
-        });
-        assert_eq!(cells, [expected], "{name}");
-        let id = seen.field("x-request-id").unwrap();
-        assert_eq!(log::of(id).len(), 1, "{name}");
-        assert_eq!(seawall.journal(id)[0]["protocol"], "grpc", "{name}");
+        let (kind, phase) = (row.kind, row.phase);
+        let told = Told { kind, phase, outcome: Outcome::Normalized, protocol: "grpc" };
+        seawall.told_once(name, seen.field("x-request-id").unwrap(), &told);
     }
 }
 

@@ -5,16 +5,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use seawall::failure::{Kind, Phase};
+use seawall::failure::{Kind, Outcome, Phase};
 
+use crate::support::SECRET;
 use crate::support::client::{End, Http1};
 use crate::support::script::{Gate, Script, Upstream};
-use crate::support::seawall::{IMPATIENT, Seawall};
+use crate::support::seawall::{IMPATIENT, Seawall, Told};
 use crate::support::websocket::{
     self, BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RSV1, TEXT, accepted, close, frame,
     header, masked, open, read_frame, read_to_end,
 };
-use crate::support::{SECRET, log};
 
 /// Runs every row, so that one that fails does not hide the others.
 fn every<T>(rows: &[T], name: impl Fn(&T) -> String, check: impl Fn(&T)) {
@@ -28,22 +28,8 @@ fn every<T>(rows: &[T], name: impl Fn(&T) -> String, check: impl Fn(&T)) {
 
 /// One failure, counted, logged and journalled under its kind.
 fn told(name: &str, seawall: &Seawall, id: &str, kind: Kind, phase: Phase) {
-    let cells = seawall.until(name, |seawall| {
-        Some(seawall.cells("seawall_failures_total")).filter(|cells| !cells.is_empty())
-    });
-    let (kind, phase) = (kind.name(), phase.name());
-    let expected = format!(
-        "{{kind=\"{kind}\",outcome=\"normalized\",phase=\"{phase}\",protocol=\"websocket\",\
-        upstream=\"app\"}} 1"
-    );
-    assert_eq!(cells, [expected], "{name}");
-    let failures: Vec<_> =
-        log::of(id).into_iter().filter(|line| line.contains_key("kind")).collect();
-    assert_eq!(failures.len(), 1, "{name}: {failures:?}");
-    assert_eq!(failures[0]["kind"], kind, "{name}");
-    let entries = seawall.journal(id);
-    assert_eq!(entries.len(), 1, "{name}: {entries:?}");
-    assert_eq!(entries[0]["kind"], kind, "{name}");
+    let told = Told { kind, phase, outcome: Outcome::Normalized, protocol: "websocket" };
+    seawall.told_once(name, id, &told);
 }
 
 // -- Handshakes

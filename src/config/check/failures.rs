@@ -118,8 +118,7 @@ fn answers(section: &Scope<'_>, base: &Settings, place: Base<'_>) -> Settings {
         sse_event,
         templates: rendering::templates(section, place)
             .map_or_else(|| Arc::clone(&base.templates), Arc::new),
-        cors: rendering::cors(section)
-            .map_or_else(|| base.cors.clone(), |cors| Some(Arc::new(cors))),
+        cors: rendering::cors(section).map_or_else(|| base.cors.clone(), |cors| cors.map(Arc::new)),
         ..base.clone()
     }
 }

@@ -14,13 +14,11 @@ use crate::failure::render::template::{Template, Templates};
 /// Largest template in bytes.
 const TEMPLATE_BYTES: u64 = 256 * 1024;
 
-/// The templates, if any are given.
+/// The templates, if a list is given; an empty one means the built-in bodies.
 pub(super) fn templates(section: &Scope<'_>, base: Base<'_>) -> Option<Templates> {
-    let meaning = "Bodies of answers to failures of upstreams, instead of the built-in ones; the first that fits is taken.";
+    let meaning = "Bodies of answers to failures of upstreams, instead of the built-in ones; the first that fits is taken. A route's list replaces the other.";
     let mut templates = Vec::new();
-    let mut given = false;
     for template in section.sections("templates", false, meaning) {
-        given = true;
         let meaning = "A Jinja template of status, kind, title, request_id and retry_after.";
         let file = template.required_text("file", "file", meaning);
         let meaning = "The media type of its output; by the file's extension (.html, .json, .txt) if not set.";
@@ -33,7 +31,7 @@ pub(super) fn templates(section: &Scope<'_>, base: Base<'_>) -> Option<Templates
         }
         template.finish();
     }
-    given.then(|| Templates::new(templates))
+    section.has("templates").then(|| Templates::new(templates))
 }
 
 fn template_of(
@@ -89,10 +87,10 @@ fn kinds(scope: &Scope<'_>, names: &[Found<String>]) -> Vec<Kind> {
     names.iter().filter_map(known).collect()
 }
 
-/// Which scripts may read answers, if it is said.
-pub(super) fn cors(section: &Scope<'_>) -> Option<Cors> {
-    let meaning = "Scripts of these origins may read the answers that seawall makes.";
-    let cors = section.optional_section("cors", meaning)?;
+/// Which scripts may read answers, if it is said; `off` says that none may.
+pub(super) fn cors(section: &Scope<'_>) -> Option<Option<Cors>> {
+    let meaning = "Scripts of these origins may read the answers that seawall makes; off: none.";
+    let Ok(cors) = section.section_or_word("cors", "off", meaning)? else { return Some(None) };
     let meaning = "Origins such as https://app.example.com, or \"*\" alone for every one.";
     let found = cors.texts("origins", "origin", true, meaning);
     let meaning = "Requests with cookies may read answers; not with \"*\".";
@@ -100,6 +98,8 @@ pub(super) fn cors(section: &Scope<'_>) -> Option<Cors> {
     let meaning = "Fields that scripts may see; x-request-id, proxy-status, retry-after, grpc-status and grpc-message if not set.";
     let expose = exposed(&cors, &cors.texts("expose", "field name", false, meaning));
     let star = found.iter().find(|origin| origin.value == "*");
+    let listed = found.iter().filter(|origin| origin.value != "*");
+    let listed = listed.filter_map(|origin| listed_origin(&cors, origin)).collect();
     let origins = match star {
         Some(star) => {
             if found.len() > 1 {
@@ -111,27 +111,49 @@ pub(super) fn cors(section: &Scope<'_>) -> Option<Cors> {
             }
             Origins::Any
         }
-        None => Origins::Listed(found.iter().filter_map(|origin| listed(&cors, origin)).collect()),
+        None => Origins::Listed(listed),
     };
     cors.finish();
-    Some(Cors::new(origins, credentials, expose))
+    Some(Some(Cors::new(origins, credentials, expose)))
 }
 
 /// An origin as browsers serialise it (HTML standard, "serialization of an origin").
-fn listed(scope: &Scope<'_>, found: &Found<String>) -> Option<HeaderValue> {
-    let (scheme, host) = found.split_once("://").unwrap_or_default();
-    let default = if scheme == "https" { ":443" } else { ":80" };
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.:[]".contains(c);
-    let valid = matches!(scheme, "http" | "https")
-        && !host.is_empty()
-        && host.chars().all(plain)
-        && !host.ends_with(default);
-    if !valid {
+fn listed_origin(scope: &Scope<'_>, found: &Found<String>) -> Option<HeaderValue> {
+    if !is_origin(found) {
         let remedy = "write https://HOST or https://HOST:PORT as browsers do: lower case, no path, no default port";
         wrong(scope, "origins", found, remedy);
         return None;
     }
     HeaderValue::from_str(found).ok()
+}
+
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, authority)) = text.split_once("://") else { return false };
+    let default = match scheme {
+        "https" => "443",
+        "http" => "80",
+        _ => return false,
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colons of an IPv6 address are in brackets.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let valid_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => {
+            let parsed: Result<std::net::Ipv6Addr, _> = address.parse();
+            parsed.is_ok_and(|parsed| parsed.to_string() == address)
+        }
+        None => {
+            let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
+            !host.is_empty() && host.bytes().all(plain)
+        }
+    };
+    let valid_port = port.is_none_or(|port| {
+        let number: Result<u16, _> = port.parse();
+        number.is_ok_and(|number| number.to_string() == port) && port != default
+    });
+    valid_host && valid_port
 }
 
 fn exposed(scope: &Scope<'_>, names: &[Found<String>]) -> HeaderValue {
@@ -145,4 +167,45 @@ fn exposed(scope: &Scope<'_>, names: &[Found<String>]) -> HeaderValue {
         _ => names.iter().map(|name| name.value.as_str()).collect::<Vec<_>>().join(", "),
     };
     HeaderValue::try_from(list).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_origin;
+
+    #[test]
+    fn an_origin_is_what_browsers_send() {
+        for origin in [
+            "https://app.example.com",
+            "http://localhost:3000",
+            "https://a.b:8443",
+            "http://127.0.0.1:81",
+            "http://[::1]",
+            "http://[2001:db8::1]:8080",
+        ] {
+            assert!(is_origin(origin), "{origin}");
+        }
+        for other in [
+            "app.example.com",
+            "https://",
+            "https://:",
+            "https://:8443",
+            "http://a:b:c",
+            "http://a:",
+            "http://a:80",
+            "https://a:443",
+            "http://a:080",
+            "http://a:65536",
+            "https://App.example.com",
+            "https://a/",
+            "ws://a",
+            "http://::1",
+            "http://[::1",
+            "http://[0:0::1]",
+            "http://[a]",
+            "null",
+        ] {
+            assert!(!is_origin(other), "{other}");
+        }
+    }
 }

@@ -43,7 +43,8 @@ impl Cors {
     /// Adds what the request's origin needs to read this answer.
     pub fn allow(&self, answer: &mut Answer, origin: Option<&HeaderValue>) {
         let allowed = match &self.origins {
-            Origins::Any => origin.map(|_| HeaderValue::from_static("*")),
+            // Also without an origin: a cache may serve this to a request that has one.
+            Origins::Any => Some(HeaderValue::from_static("*")),
             Origins::Listed(listed) => {
                 // Also without a match: a cache must not serve this to another origin.
                 answer.fields.push((VARY, HeaderValue::from_static("Origin")));
@@ -102,7 +103,8 @@ mod tests {
     #[test]
     fn any_origin_is_a_star() {
         let cors = Cors::new(Origins::Any, false, HeaderValue::from_static(""));
-        assert_eq!(allowed(&cors, Some(&ORIGIN)), of(&[("access-control-allow-origin", "*")]));
-        assert_eq!(allowed(&cors, None), of(&[]));
+        for origin in [Some(&ORIGIN), None] {
+            assert_eq!(allowed(&cors, origin), of(&[("access-control-allow-origin", "*")]));
+        }
     }
 }

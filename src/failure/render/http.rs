@@ -93,7 +93,9 @@ pub fn http_from(
     if templates.is_empty() {
         return answer;
     }
-    let retry_after = answer.field(&RETRY_AFTER).and_then(|value| value.to_str().ok());
+    // An app may say a date instead of seconds: the field has it, a sentence could not use it.
+    let retry_after =
+        answer.field(&RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let (class, status) = (accept::choose(accept), answer.status.as_u16());
     let body = templates.body(class, failure.kind(), status, request_id, retry_after);
     if let Some((content_type, body)) = body {

@@ -2,9 +2,9 @@
 //!
 //! A template is compiled, and rendered once for every kind it is for, when the configuration is
 //! loaded: what is wrong with it is told then. At a request it is given the status, the kind, its
-//! title, the request id, and the `Retry-After` if there is one; nothing of the upstream is there
-//! to be written (P4). Should it fail all the same, the built-in body takes its place: an answer
-//! never fails (P1).
+//! title, the request id, and the seconds of `Retry-After` if there are any; nothing of the
+//! upstream is there to be written (P4). Should it fail all the same, the built-in body takes its
+//! place: an answer never fails (P1).
 
 use std::fmt;
 
@@ -21,6 +21,8 @@ pub const MAX_BODY: usize = 64 * 1024;
 const FUEL: u64 = 100_000;
 /// The one template of each environment.
 const NAME: &str = "body";
+/// The statuses that a profile gives, and so those that the renderings at load time try.
+const STATUSES: [u16; 4] = [500, 502, 503, 504];
 /// An id for the renderings that only check: with characters that every form has to escape.
 const CHECK_ID: &str = "0<\"&'0";
 
@@ -105,19 +107,30 @@ impl Template {
         let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
         let template = Template { content_type, class, kinds, environment };
         for kind in &template.kinds {
-            for retry_after in [None, Some("5")] {
-                let body = template
-                    .render(*kind, 500, CHECK_ID, retry_after)
-                    .map_err(TemplateError::Template)?;
-                if body.len() > MAX_BODY {
-                    return Err(TemplateError::TooLarge(*kind));
-                }
-                if is_json && serde_json::from_str::<serde_json::Value>(&body).is_err() {
-                    return Err(TemplateError::NotJson(*kind));
-                }
+            for status in STATUSES {
+                template.check(*kind, status, None, is_json)?;
+                template.check(*kind, status, Some(5), is_json)?;
             }
         }
         Ok(template)
+    }
+
+    fn check(
+        &self,
+        kind: Kind,
+        status: u16,
+        retry_after: Option<u64>,
+        is_json: bool,
+    ) -> Result<(), TemplateError> {
+        let body =
+            self.render(kind, status, CHECK_ID, retry_after).map_err(TemplateError::Template)?;
+        if body.len() > MAX_BODY {
+            return Err(TemplateError::TooLarge(kind));
+        }
+        if is_json && serde_json::from_str::<serde_json::Value>(&body).is_err() {
+            return Err(TemplateError::NotJson(kind));
+        }
+        Ok(())
     }
 
     /// The `Content-Type` of what it renders.
@@ -131,7 +144,7 @@ impl Template {
         kind: Kind,
         status: u16,
         request_id: &str,
-        retry_after: Option<&str>,
+        retry_after: Option<u64>,
     ) -> Result<String, minijinja::Error> {
         self.environment.get_template(NAME)?.render(context! {
             status => status,
@@ -167,6 +180,7 @@ impl Templates {
     }
 
     /// The body for this kind and for a client that prefers this type, with its `Content-Type`.
+    /// `retry_after` is in seconds.
     #[must_use]
     pub(super) fn body(
         &self,
@@ -174,7 +188,7 @@ impl Templates {
         kind: Kind,
         status: u16,
         request_id: &str,
-        retry_after: Option<&str>,
+        retry_after: Option<u64>,
     ) -> Option<(HeaderValue, String)> {
         let fits = |template: &&Template| template.class == class && template.kinds.contains(&kind);
         let template = self.0.iter().find(fits)?;
@@ -220,6 +234,8 @@ mod tests {
                 "engine ran out of fuel",
             ),
             ("{{ 'x' * 70000 }}", "text/plain", ""),
+            ("{% if status == 504 %}{{ gone }}{% endif %}", "text/plain", "is not there"),
+            ("{% if retry_after %}{{ gone }}{% endif %}", "text/plain", "is not there"),
         ] {
             let error = compile(source, media_type).unwrap_err();
             assert!(error.contains(told), "{source}: {error}");

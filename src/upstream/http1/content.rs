@@ -1,16 +1,16 @@
 //! The framing of response content, undone: Content-Length, chunked, or until the end of the
 //! connection (RFC 9112 §6, §7).
 //!
-//! A decoder is fed with whatever has arrived and gives data out without copying it. It never
-//! looks at a byte twice and never keeps more than a chunk-size line or a trailer section, both of
-//! which are bounded.
+//! A decoder is fed with whatever has arrived and gives data out, large pieces without copying. It
+//! never looks at a byte twice and never keeps more than a chunk-size line or a trailer section,
+//! both of which are bounded.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use super::MessageError;
-use super::head::is_hop_by_hop;
+use super::head::{cut, is_hop_by_hop};
 use crate::config::model::UpstreamLimits;
 use crate::upstream::exchange::Framing;
 
@@ -150,7 +150,7 @@ impl Decoder {
 
 fn take_up_to(buf: &mut BytesMut, left: u64) -> Bytes {
     let count = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-    buf.split_to(count).freeze()
+    cut(buf, count)
 }
 
 /// `chunk-size [ chunk-ext ] CRLF`.

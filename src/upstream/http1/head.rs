@@ -7,7 +7,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
@@ -84,6 +84,22 @@ impl Scanner {
     }
 }
 
+/// What is copied instead of shared. A copy leaves the read buffer to its connection, which needs no
+/// other one for the next response; a share would be a reference into 8 KiB.
+const COPIED: usize = 2 * 1024;
+
+/// Takes `length` bytes off the front.
+pub(super) fn cut(buf: &mut BytesMut, length: usize) -> Bytes {
+    match buf.get(..length) {
+        Some(small) if length <= COPIED => {
+            let copy = Bytes::copy_from_slice(small);
+            buf.advance(length);
+            copy
+        }
+        _ => buf.split_to(length).freeze(),
+    }
+}
+
 /// How many fields are parsed without an allocation; nearly every response has fewer.
 const ON_STACK: usize = 64;
 
@@ -97,7 +113,7 @@ pub fn take(
     scanner: &Scanner,
     asked: Asked,
 ) -> Result<ResponseHead, MessageError> {
-    let bytes = buf.split_to(length).freeze();
+    let bytes = cut(buf, length);
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     if scanner.fields() <= ON_STACK {
@@ -128,12 +144,16 @@ fn parse<'h, 'b>(
 
 /// The fields that speak to this hop only, as they are collected.
 #[derive(Default)]
-struct Hop {
+struct Hop<'b> {
     length: Option<u64>,
+    /// The length as it was written, if that is the normal form.
+    length_text: Option<&'b [u8]>,
     transfer_encoding: Option<bool>,
     close: bool,
     keep_alive: bool,
     listed: Vec<HeaderName>,
+    /// A 101 may come, and its Connection and Upgrade lines are kept.
+    upgradable: bool,
     connection: Vec<HeaderValue>,
     upgrade: Vec<HeaderValue>,
 }
@@ -146,8 +166,16 @@ fn assemble(
     let malformed = MessageError::Malformed(httparse::Error::Status);
     let status = StatusCode::from_u16(response.code.ok_or(malformed)?).map_err(|_| malformed)?;
     let http_1_0 = response.version == Some(0);
-    let mut hop = Hop::default();
-    let mut fields = HeaderMap::with_capacity(response.headers.len() + 3);
+    let mut hop = Hop { upgradable: asked.upgrade, ..Hop::default() };
+    // Via and X-Request-Id will be added. Most heads fit in the smallest map but one, if it is not
+    // asked for more than is needed.
+    let ours = 2;
+    let hop_by_hop = |field: &&httparse::Header<'_>| {
+        matches!(field.name.len(), 10 | 17)
+            && matches!(field.name.as_bytes(), [b'c' | b'C' | b'k' | b'K' | b't' | b'T', ..])
+    };
+    let theirs = response.headers.len() - response.headers.iter().filter(hop_by_hop).count();
+    let mut fields = HeaderMap::with_capacity(theirs + ours);
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
@@ -175,7 +203,11 @@ fn assemble(
         && !status.is_informational()
         && status != StatusCode::NO_CONTENT
     {
-        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        let value = match hop.length_text {
+            Some(text) => value_of(bytes, text)?,
+            None => HeaderValue::from(length),
+        };
+        fields.insert(CONTENT_LENGTH, value);
     }
     let keep_alive = !hop.close && (!http_1_0 || hop.keep_alive) && framing != Framing::Close;
     Ok(ResponseHead { status, fields, framing, keep_alive })
@@ -205,8 +237,8 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     }
 }
 
-impl Hop {
-    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), MessageError> {
+impl<'b> Hop<'b> {
+    fn note(&mut self, name: &HeaderName, value: &'b [u8]) -> Result<(), MessageError> {
         if *name == CONTENT_LENGTH {
             // A list of equal values may come from a recipient that joined field lines
             // (RFC 9110 §8.6): the one value is meant. Anything else is a conflict.
@@ -217,6 +249,7 @@ impl Hop {
                 }
                 self.length = Some(length);
             }
+            self.length_text = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
         } else if *name == TRANSFER_ENCODING {
             let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             // A second line would be a second coding.
@@ -225,8 +258,10 @@ impl Hop {
             for option in value.split(|byte| *byte == b',') {
                 self.note_option(option.trim_ascii());
             }
-            self.connection.extend(HeaderValue::from_bytes(value));
-        } else if *name == UPGRADE {
+            if self.upgradable {
+                self.connection.extend(HeaderValue::from_bytes(value));
+            }
+        } else if *name == UPGRADE && self.upgradable {
             self.upgrade.extend(HeaderValue::from_bytes(value));
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use seawall::config;
+use seawall::failure::{Kind, Outcome, Phase};
 use seawall::server::{Running, Server};
 use seawall::telemetry::journal::Query;
 use serde_json::Value;
@@ -19,6 +20,14 @@ pub struct Seawall {
 
 /// Short waits: a fault that has to time out shall not make the tests long.
 pub const IMPATIENT: &str = "timeouts: { connect: 300ms, head: 300ms, idle: 300ms }";
+
+/// What must be told of a failure.
+pub struct Told {
+    pub kind: Kind,
+    pub phase: Phase,
+    pub outcome: Outcome,
+    pub protocol: &'static str,
+}
 
 impl Seawall {
     /// In front of this upstream.
@@ -81,6 +90,35 @@ impl Seawall {
     pub fn journal(&self, request_id: &str) -> Vec<Value> {
         let query = Query { request_id: Some(request_id.to_owned()), ..Query::default() };
         self.running.journal().snapshot(&query).as_array().unwrap().clone()
+    }
+
+    /// P5: this failure and no other is in the metric, once, and it has one line in the log and one
+    /// entry in the journal under the id that the client has.
+    pub fn told_once(&self, name: &str, id: &str, failure: &Told) -> Value {
+        let cells = self.until(name, |seawall| {
+            Some(seawall.cells("seawall_failures_total")).filter(|cells| !cells.is_empty())
+        });
+        let (kind, phase) = (failure.kind.name(), failure.phase.name());
+        let (outcome, protocol) = (failure.outcome.name(), failure.protocol);
+        let expected = format!(
+            "{{kind=\"{kind}\",outcome=\"{outcome}\",phase=\"{phase}\",protocol=\"{protocol}\",\
+            upstream=\"app\"}} 1"
+        );
+        assert_eq!(cells, [expected], "{name}");
+        // A session has a line of its own when it ends.
+        let mut lines = log::of(id);
+        lines.retain(|line| line.contains_key("kind"));
+        assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+        let mut entries = self.journal(id);
+        assert_eq!(entries.len(), 1, "{name}: {entries:?}");
+        let entry = entries.remove(0);
+        for (field, expected) in [("kind", kind), ("phase", phase), ("outcome", outcome)] {
+            assert_eq!(lines[0][field], expected, "{name}: {field} in the log");
+            assert_eq!(entry[field], expected, "{name}: {field} in the journal");
+        }
+        assert_eq!(entry["protocol"], protocol, "{name}");
+        assert_eq!(entry["upstream"], "app", "{name}");
+        entry
     }
 
     /// Waits until `question` is answered with something: a count may follow the client's last
