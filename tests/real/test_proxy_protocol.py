@@ -1,5 +1,6 @@
 """The PROXY protocol: HAProxy before seawall and behind it, and a Python app that reads it by the letter."""
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -8,9 +9,10 @@ import time
 import pytest
 
 from support import http1
-from support.processes import free_port
+from support.processes import free_port, python_websockets
 from support.recorder import Recorder
 from support.waiting import until
+from support.websocket import open_client
 
 _HAPROXY = """\
 global
@@ -211,6 +213,33 @@ def test_haproxy_behind_seawall_understands_it(version, app, haproxy, start_seaw
     for source in ("127.0.0.2", "127.0.0.3"):
         answer = get(seawall.port, source)
         assert dict(answer.json()["fields"])["x-seen"] == source
+
+
+def test_the_header_goes_before_tls_and_before_a_websocket(
+    app, certificate, events, haproxy, processes, tmp_path, start_seawall
+):
+    chain, key = certificate
+    (tmp_path / "both.pem").write_bytes(chain.read_bytes() + key.read_bytes())
+    secure, sockets, ws = free_port(), free_port(), free_port()
+    python_websockets(processes, events, ws)
+    ssl_section = "listen secure\n  mode http\n  option forwardfor header x-seen\n"
+    ssl_section += f"  bind 127.0.0.1:{secure} accept-proxy ssl crt {tmp_path}/both.pem\n"
+    ssl_section += f"  server app 127.0.0.1:{app.port}"
+    ws_section = f"listen sockets\n  bind 127.0.0.1:{sockets} accept-proxy\n  server ws 127.0.0.1:{ws}"
+    haproxy(ssl_section, ws_section).wait_for_port(secure).wait_for_port(sockets)
+    seawall = start_seawall(
+        f"https://localhost:{secure}", upstream_more=f", proxy_protocol: v2, tls: {{ roots: {chain} }}"
+    )
+    assert dict(get(seawall.port, "127.0.0.2").json()["fields"])["x-seen"] == "127.0.0.2"
+
+    seawall = start_seawall(sockets, upstream_more=", proxy_protocol: v1")
+
+    async def first():
+        async with open_client(seawall.websocket("/")) as client:
+            await client.send("me")
+            return await asyncio.wait_for(client.recv(), 20)
+
+    assert asyncio.run(first()) == b"me:0"
 
 
 def test_what_a_proxy_tells_is_told_on(proxied_app, start_seawall):

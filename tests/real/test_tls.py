@@ -67,7 +67,8 @@ def serial(port, tls):
 
 
 def curl(*argv):
-    done = subprocess.run(["curl", "--silent", "--show-error", "--max-time", "20", *map(str, argv)], capture_output=True)
+    argv = ["curl", "--silent", "--show-error", "--max-time", "20", *map(str, argv)]
+    done = subprocess.run(argv, capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
 
