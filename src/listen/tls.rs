@@ -97,20 +97,34 @@ impl Store {
     /// # Errors
     /// If they cannot be used; nothing has changed then.
     pub fn replace(&self, settings: ListenerTls) -> Result<(), TlsError> {
-        let current = self.current();
-        let tickets = if asks_the_same(&settings, &current.settings) {
-            Arc::clone(&current.config.ticketer)
-        } else {
-            ring::Ticketer::new().map_err(TlsError::Rustls)?
-        };
-        let config = Arc::new(server_config(&settings, tickets)?);
-        let next = Current { settings: Arc::new(settings), config };
+        let next = self.current().followed_by(settings)?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
 
+    /// Another store, with other settings, under which sessions of this one go on where they may:
+    /// for a whole configuration that is tried before it is used.
+    ///
+    /// # Errors
+    /// If they cannot be used.
+    pub fn renewed(&self, settings: ListenerTls) -> Result<Self, TlsError> {
+        self.current().followed_by(settings).map(|next| Store(RwLock::new(next)))
+    }
+
     fn current(&self) -> Current {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Current {
+    fn followed_by(&self, settings: ListenerTls) -> Result<Self, TlsError> {
+        let tickets = if asks_the_same(&settings, &self.settings) {
+            Arc::clone(&self.config.ticketer)
+        } else {
+            ring::Ticketer::new().map_err(TlsError::Rustls)?
+        };
+        let config = Arc::new(server_config(&settings, tickets)?);
+        Ok(Current { settings: Arc::new(settings), config })
     }
 }
 
@@ -303,6 +317,10 @@ mod tests {
             next.certificates[0].identity.chain
         );
         assert_eq!(read(&sealed).as_deref(), Some(&b"session"[..]));
+        let other = store.renewed(settings(&[certificate(&["c.example"])])).unwrap();
+        let config = other.current().config;
+        assert_eq!(config.ticketer.decrypt(&sealed).as_deref(), Some(&b"session"[..]));
+        assert!(!Arc::ptr_eq(&other.settings(), &store.settings()));
         let root = next.certificates[0].identity.chain[0].clone();
         let clients = ClientCertificates {
             roots_file: "roots.pem".into(),
