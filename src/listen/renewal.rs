@@ -29,11 +29,22 @@ pub struct Renewal {
     seen: Option<u64>,
 }
 
+impl Drop for Renewal {
+    /// A certificate that nobody shows any more has no end to warn of.
+    fn drop(&mut self) {
+        for certificate in &self.store.settings().certificates {
+            self.metrics.forget(&certificate.name);
+        }
+    }
+}
+
 /// The thread that looks; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Watching {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Whose files are not read again.
+    _rest: Vec<Renewal>,
 }
 
 impl Drop for Watching {
@@ -61,15 +72,15 @@ impl Renewal {
     /// If the thread cannot be made.
     pub fn watch(renewals: Vec<Renewal>) -> io::Result<Watching> {
         let watched = |renewal: &Renewal| !renewal.store.settings().reload.is_zero();
-        let renewals: Vec<_> = renewals.into_iter().filter(watched).collect();
+        let (renewals, rest): (Vec<_>, Vec<_>) = renewals.into_iter().partition(watched);
         if renewals.is_empty() {
-            return Ok(Watching { stop: None, thread: None });
+            return Ok(Watching { stop: None, thread: None, _rest: rest });
         }
         let (stop, stopped) = channel();
         let thread = thread::Builder::new()
             .name("seawall-tls".into())
             .spawn(move || run(renewals, &stopped))?;
-        Ok(Watching { stop: Some(stop), thread: Some(thread) })
+        Ok(Watching { stop: Some(stop), thread: Some(thread), _rest: rest })
     }
 
     fn interval(&self) -> Duration {

@@ -329,6 +329,12 @@ impl CertificateMetrics {
         if ok { &self.reloaded } else { &self.failed }.inc();
     }
 
+    /// The certificate of this name is not shown any more.
+    pub fn forget(&self, certificate: &str) {
+        // It is not there if its end could not be read.
+        let _ = self.expiry.remove_label_values(&[&*self.listener, certificate]);
+    }
+
     /// When the certificate of this name ends, in seconds since 1970.
     pub fn expires(&self, certificate: &str, end: i64) {
         self.expiry.with_label_values(&[&*self.listener, certificate]).set(end);

@@ -143,4 +143,7 @@ fn certificates_are_told_by_listener_and_file() {
     ] {
         assert!(text.contains(line), "{line}");
     }
+    certificates.forget("chain.pem");
+    let text = super::tests::text(&metrics);
+    assert!(!text.contains("seawall_certificate_expiry_timestamp_seconds{"));
 }
