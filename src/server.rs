@@ -29,7 +29,7 @@ use crate::listen::tls::{Store, TlsError};
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::tls::TlsSettingsError;
-use crate::upstream::{Shared, Upstream, watch_health};
+use crate::upstream::{Shared, Upstream, watch};
 
 /// Connections that the kernel may hold for a worker that has not accepted them yet.
 const BACKLOG: i32 = 4096;
@@ -124,7 +124,7 @@ impl Server {
         let upstreams = shared_upstreams(&config, &metrics)?;
         let (addresses, sockets) = listeners(&config)?;
         let renewing = renew(&sockets, &metrics).map_err(StartError::Worker)?;
-        let state = Arc::new(crate::admin::State::new(config.describe()));
+        let state = Arc::new(crate::admin::State::new(config.describe(), upstreams.clone()));
         let (drainer, drain) = Drainer::new();
 
         let mut running = Running {
@@ -180,6 +180,12 @@ impl Running {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What all workers know about the upstreams, in the configuration's order.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Arc<Shared>] {
+        self.state.upstreams()
     }
 
     /// The failure journal.
@@ -271,7 +277,7 @@ impl WorkerSeed {
     async fn work(self) {
         // One worker checks for all of them.
         let watched = if self.number == 0 { &*self.upstreams } else { &[] };
-        let watching = watch_health(watched);
+        let watching = watch(watched);
         let upstreams: Vec<_> = self
             .upstreams
             .into_iter()
@@ -324,8 +330,6 @@ fn shared_upstreams(
     metrics: &Arc<Metrics>,
 ) -> Result<Vec<Arc<Shared>>, StartError> {
     let shared = config.upstreams.iter().map(|settings| {
-        let endpoints: Vec<_> =
-            settings.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.label)).collect();
         let dependencies = dependencies(config, settings);
         // gRPC needs HTTP/2 on both sides.
         let protocols: &[failure::Protocol] = match settings.protocol {
@@ -336,7 +340,7 @@ fn shared_upstreams(
                 failure::Protocol::ALL
             }
         };
-        let handles = metrics.upstream(&settings.name, &endpoints, &dependencies, protocols);
+        let handles = metrics.upstream(&settings.name, &dependencies, protocols);
         Shared::new(Arc::clone(settings), handles)
             .map(Arc::new)
             .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))

@@ -13,15 +13,19 @@
 
 mod again;
 mod answers;
+mod circuit;
+mod drain;
 mod extended_connect;
 mod faults;
 mod grpc;
+mod health;
 mod healthy;
 mod http2_upstream;
 mod limits;
 mod rehearsal;
 mod smuggling;
 mod sse;
+mod streams;
 mod support;
 mod survive;
 mod websocket;
