@@ -11,8 +11,7 @@ use seawall::telemetry::metrics::{Direction, Metrics, RouteMetrics, UpstreamMetr
 fn handles() -> (Arc<Metrics>, RouteMetrics, UpstreamMetrics) {
     let metrics = Metrics::new().unwrap();
     let route = metrics.route("*/*", "app");
-    let endpoint = ["http://127.0.0.1:1".into()];
-    let upstream = metrics.upstream("app", &endpoint, &[], Protocol::ALL);
+    let upstream = metrics.upstream("app", &[], Protocol::ALL);
     (metrics, route, upstream)
 }
 
