@@ -52,6 +52,9 @@ def test_with_a_token_only_the_probes_answer_everybody(processes, tmp_path):
             assert (answer.status, answer.get("www-authenticate")) == (401, 'Bearer realm="seawall"'), path
             assert b"seawall_" not in answer.content
         assert http1.get(port, path, bearer).status != 401
+    drain = "/endpoints/drain?upstream=app&endpoint=http://127.0.0.1:1"
+    assert http1.post(port, drain).status == 401
+    assert http1.post(port, drain, fields=bearer).status == 200
     config = http1.get(port, "/config", bearer)
     assert json.loads(config.content)["admin"]["token"] == "set"
     assert process.terminate() == 0
