@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -25,6 +27,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::config::model::Secret;
+use crate::failure::rehearsal::is_same;
 use crate::telemetry::journal::{Journal, Query};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Shared;
@@ -38,6 +42,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Entries of the journal in one answer, unless asked otherwise.
 const ENTRIES: usize = 100;
 
+/// The scheme of the token (RFC 6750 §2.1).
+const BEARER: &[u8] = b"Bearer ";
+
 const PAGE: &str = include_str!("page.html");
 
 /// What operators can ask about.
@@ -49,6 +56,8 @@ pub struct Admin {
     pub journal: Arc<Journal>,
     /// For the probes and `/config`.
     pub state: Arc<State>,
+    /// What a request must know, but for the probes.
+    pub token: Option<Secret>,
 }
 
 /// Whether the process serves clients.
@@ -133,7 +142,23 @@ impl Admin {
         }
     }
 
+    /// Whether the request brings the token, if there is one (RFC 6750 §2.1).
+    fn admits<B>(&self, request: &Request<B>) -> bool {
+        let Some(Secret(token)) = &self.token else { return true };
+        let mut lines = request.headers().get_all(AUTHORIZATION).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+        let (scheme, given) = line.as_bytes().split_at(line.len().min(BEARER.len()));
+        scheme.eq_ignore_ascii_case(BEARER) && is_same(given.trim_ascii(), token.as_bytes())
+    }
+
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        // Probes are asked by machines that know nothing, and say nothing.
+        if !matches!(request.uri().path(), "/livez" | "/readyz") && !self.admits(request) {
+            let mut answer = text(StatusCode::UNAUTHORIZED, "a token is needed\n");
+            let challenge = HeaderValue::from_static("Bearer realm=\"seawall\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            return answer;
+        }
         let query = request.uri().query().unwrap_or_default();
         let path = request.uri().path();
         if let "/endpoints/drain" | "/endpoints/restore" = path {
@@ -241,6 +266,7 @@ mod tests {
             metrics: Metrics::new().unwrap(),
             journal: Arc::new(Journal::new(10)),
             state: Arc::new(State::new(serde_json::json!({"workers": 1}), Vec::new())),
+            token: None,
         }
     }
 
@@ -276,6 +302,43 @@ mod tests {
         assert_eq!(ready().await.0, 200);
         admin.state.set_draining();
         assert_eq!(ready().await, (503, "text/plain; charset=utf-8".into(), "draining\n".into()));
+    }
+
+    #[test]
+    fn with_a_token_only_the_probes_answer_without_it() {
+        let token = "0123456789abcdef";
+        let admin = Admin { token: Some(Secret(token.into())), ..admin() };
+        assert!(!format!("{admin:?}").contains(token), "a token is never printed");
+        let status = |uri: &str, lines: &[&str]| {
+            let mut request = Request::builder().uri(uri);
+            for line in lines {
+                request = request.header(AUTHORIZATION, *line);
+            }
+            admin.answer(&request.body(()).unwrap()).status().as_u16()
+        };
+        let right = format!("Bearer {token}");
+        for uri in ["/", "/metrics", "/failures", "/config", "/nonsense", "/livez/", "//livez"] {
+            assert_eq!(status(uri, &[]), 401, "{uri}");
+            assert_ne!(status(uri, &[&right]), 401, "{uri}");
+        }
+        assert_eq!(status("/livez", &[]), 200);
+        assert_eq!(status("/readyz", &[]), 503);
+        assert_eq!(status("/config", &[&format!("bearer  {token}")]), 200);
+        let longer = format!("{right}0");
+        let wrong = [
+            "",
+            "Bearer",
+            "Bearer ",
+            token,
+            "Basic 0123456789abcdef",
+            "Bearer 0123456789abcdeF",
+            "Bearer 0123456789abcde",
+            &longer,
+        ];
+        for wrong in wrong {
+            assert_eq!(status("/config", &[wrong]), 401, "{wrong}");
+        }
+        assert_eq!(status("/config", &[&right, &right]), 401, "two are none");
     }
 
     /// An administration of one upstream `app` with two endpoints.
