@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub struct Options {
     /// The admin address of a running seawall
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9900")]
     url: String,
+    /// The file with the operators' token, if the admin address needs one (admin.token_file)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Only this request: its id, or how it begins; shows everything that is known
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -55,6 +59,8 @@ pub struct Options {
 pub enum Trouble {
     /// The URL is none that can be asked.
     Url(String),
+    /// The token cannot be read.
+    Token(PathBuf, io::Error),
     /// Nobody answers there, or not in time.
     Ask(String, io::Error),
     /// The answer is no journal.
@@ -67,6 +73,9 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::Url(url) => write!(f, "{url:?} is no http://HOST:PORT"),
+            Trouble::Token(file, error) => {
+                write!(f, "cannot read the token in {}: {error}", file.display())
+            }
             Trouble::Ask(place, error) => write!(
                 f,
                 "no seawall answers at {place}: {error}; --url names its admin address (admin.address)"
@@ -82,7 +91,10 @@ impl fmt::Display for Trouble {
 /// # Errors
 /// If seawall cannot be asked or the output is gone.
 pub fn run(options: &Options) -> Result<(), Trouble> {
-    let place = Place::parse(&options.url).ok_or_else(|| Trouble::Url(options.url.clone()))?;
+    let mut place = Place::parse(&options.url).ok_or_else(|| Trouble::Url(options.url.clone()))?;
+    if let Some(file) = &options.token_file {
+        place.authorization = authorization(file).map_err(|e| Trouble::Token(file.clone(), e))?;
+    }
     let coloured = io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let printer = Printer { coloured, json: options.json, whole: options.id.is_some() };
@@ -131,8 +143,22 @@ fn query(options: &Options, limit: usize) -> String {
 }
 
 /// Where to ask.
-#[derive(Debug, PartialEq, Eq)]
-struct Place(String);
+struct Place {
+    authority: String,
+    /// A field line, or nothing.
+    authorization: String,
+}
+
+/// The field that brings the token in the first line of this file (RFC 6750 §2.1).
+fn authorization(file: &Path) -> io::Result<String> {
+    let text = std::fs::read_to_string(file)?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    // Anything else could end the line.
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(io::Error::other("its first line is no token"));
+    }
+    Ok(format!("Authorization: Bearer {token}\r\n"))
+}
 
 impl Place {
     fn parse(url: &str) -> Option<Self> {
@@ -140,12 +166,13 @@ impl Place {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
         let port = authority.rsplit_once(':')?.1;
         (authority.chars().all(plain) && port.parse::<u16>().is_ok())
-            .then(|| Place(authority.into()))
+            .then(|| Place { authority: authority.into(), authorization: String::new() })
     }
 
     fn entries(&self, query: &str) -> Result<Vec<Value>, Trouble> {
-        let answer = self.ask(query).map_err(|error| Trouble::Ask(self.0.clone(), error))?;
-        let wrong = |what: String| Trouble::Answer(self.0.clone(), what);
+        let answer =
+            self.ask(query).map_err(|error| Trouble::Ask(self.authority.clone(), error))?;
+        let wrong = |what: String| Trouble::Answer(self.authority.clone(), what);
         let (status, content) = parted(&answer).ok_or_else(|| wrong("no HTTP".into()))?;
         if status != 200 {
             let said = visible(&String::from_utf8_lossy(content));
@@ -159,12 +186,12 @@ impl Place {
     }
 
     fn ask(&self, query: &str) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(&*self.0)?;
+        let mut stream = TcpStream::connect(&*self.authority)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let head = format!(
-            "GET /failures?{query} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.0
+            "GET /failures?{query} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
+            self.authority, self.authorization
         );
         stream.write_all(head.as_bytes())?;
         let mut answer = Vec::new();

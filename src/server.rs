@@ -22,9 +22,10 @@ use crate::admin::Admin;
 use crate::config::model::{self, Config};
 use crate::failure;
 use crate::forward::Worker;
-use crate::listen::accept::{self, Listener, TlsAcceptorDebug};
+use crate::listen::accept::{self, Listener, Way};
 use crate::listen::drain::{Drain, Drainer, Open};
-use crate::listen::tls;
+use crate::listen::renewal::{self, Renewal};
+use crate::listen::tls::{Store, TlsError};
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::tls::TlsSettingsError;
@@ -47,6 +48,8 @@ pub struct Running {
     drainer: Drainer,
     workers: Vec<JoinHandle<()>>,
     admin: Option<(JoinHandle<()>, Drainer)>,
+    /// Held for its end: it stops with us.
+    _renewing: renewal::Watching,
 }
 
 /// Why a seawall cannot start.
@@ -57,7 +60,7 @@ pub enum StartError {
     /// An upstream's TLS settings cannot be used.
     UpstreamTls(Arc<str>, TlsSettingsError),
     /// A listener's TLS settings cannot be used.
-    ListenerTls(SocketAddr, rustls::Error),
+    ListenerTls(SocketAddr, TlsError),
     /// A thread or its runtime cannot be made.
     Worker(io::Error),
     /// The metrics cannot be declared.
@@ -104,7 +107,8 @@ pub struct Server;
 /// A socket of one listener for one worker, before the worker's runtime exists.
 struct Socketed {
     socket: StdListener,
-    tls: Option<TlsAcceptorDebug>,
+    listener: Arc<model::Listener>,
+    tls: Option<Arc<Store>>,
 }
 
 impl Server {
@@ -119,6 +123,7 @@ impl Server {
         let journal = Arc::new(Journal::new(config.journal.entries));
         let upstreams = shared_upstreams(&config, &metrics)?;
         let (addresses, sockets) = listeners(&config)?;
+        let renewing = renew(&sockets, &metrics).map_err(StartError::Worker)?;
         let state = Arc::new(crate::admin::State::new(config.describe(), upstreams.clone()));
         let (drainer, drain) = Drainer::new();
 
@@ -131,9 +136,10 @@ impl Server {
             drainer,
             workers: Vec::new(),
             admin: None,
+            _renewing: renewing,
         };
         if let Some(address) = config.admin.address {
-            running.start_admin(address)?;
+            running.start_admin(address, config.admin.token.clone())?;
         }
         for (number, sockets) in sockets.into_iter().enumerate() {
             let seed = WorkerSeed {
@@ -212,7 +218,11 @@ impl Running {
         }
     }
 
-    fn start_admin(&mut self, address: SocketAddr) -> Result<(), StartError> {
+    fn start_admin(
+        &mut self,
+        address: SocketAddr,
+        token: Option<model::Secret>,
+    ) -> Result<(), StartError> {
         let failed = |error| StartError::Listen(address, error);
         let socket = bind(address, Reuse::Exclusive).map_err(failed)?;
         self.admin_address = Some(socket.local_addr().map_err(failed)?);
@@ -220,6 +230,7 @@ impl Running {
             metrics: Arc::clone(&self.metrics),
             journal: Arc::clone(&self.journal),
             state: Arc::clone(&self.state),
+            token,
         };
         let (drainer, drain) = Drainer::new();
         let runtime = runtime().map_err(StartError::Worker)?;
@@ -275,11 +286,11 @@ impl WorkerSeed {
         let worker = Rc::new(Worker::new(&self.config, &upstreams, self.metrics, self.journal));
         let open = Open::default();
         let mut accepting = Vec::new();
-        for Socketed { socket, tls } in self.sockets {
+        for Socketed { socket, listener, tls } in self.sockets {
             match TcpListener::from_std(socket) {
                 Ok(socket) => accepting.push(tokio::task::spawn_local(accept::run(
                     Rc::clone(&worker),
-                    Listener { socket, tls },
+                    Listener { socket, way: Rc::new(Way::new(&listener, tls)) },
                     self.drain.clone(),
                     open.clone(),
                 ))),
@@ -356,8 +367,9 @@ fn listeners(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<Socketed>>), S
     let mut sockets: Vec<Vec<Socketed>> = (0..config.workers).map(|_| Vec::new()).collect();
     for listener in &config.listeners {
         let failed = |error| StartError::Listen(listener.address, error);
-        let tls = listener.tls.as_ref().map(tls::acceptor).transpose();
+        let tls = listener.tls.clone().map(Store::new).transpose();
         let tls = tls.map_err(|error| StartError::ListenerTls(listener.address, error))?;
+        let (tls, listener) = (tls.map(Arc::new), Arc::new(listener.clone()));
         // SO_REUSEPORT would share the port with any other process of ours in silence: a socket
         // without it finds out whether the port is free.
         drop(bind(listener.address, Reuse::Exclusive).map_err(failed)?);
@@ -366,11 +378,21 @@ fn listeners(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<Socketed>>), S
             let socket = bind(address, Reuse::Shared).map_err(failed)?;
             // Port 0: the first socket decides for all.
             address = socket.local_addr().map_err(failed)?;
-            worker.push(Socketed { socket, tls: tls.clone().map(TlsAcceptorDebug) });
+            worker.push(Socketed { socket, listener: Arc::clone(&listener), tls: tls.clone() });
         }
         addresses.push(address);
     }
     Ok((addresses, sockets))
+}
+
+/// Looks after the certificates of every listener; each worker has the same ones.
+fn renew(sockets: &[Vec<Socketed>], metrics: &Arc<Metrics>) -> io::Result<renewal::Watching> {
+    let secured = sockets.first().into_iter().flatten().filter_map(|socketed| {
+        let store = Arc::clone(socketed.tls.as_ref()?);
+        let name = socketed.listener.address.to_string();
+        Some(Renewal::new(store, metrics.certificates(&name), name))
+    });
+    Renewal::watch(secured.collect())
 }
 
 /// Whether other sockets may listen on the same port.

@@ -47,6 +47,7 @@ fn extra(peer: &Peer) -> Extra<'_> {
         peer,
         host: "www.example.com",
         via: "1.1 seawall-0123456789ab",
+        reserved: &[],
         request_id: b"e34479e161338332867c1683a120022e",
         framing: Framing::Empty,
         upgrade: false,
@@ -62,21 +63,21 @@ fn peer() -> Peer {
 #[divan::bench(args = REQUESTS)]
 fn request_check(bencher: Bencher<'_, '_>, name: &str) {
     let parts = parts(name);
-    bencher.bench(|| request::check(black_box(&parts)).is_ok());
+    bencher.bench_local(|| request::check(black_box(&parts)).is_ok());
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http1(bencher: Bencher<'_, '_>, name: &str) {
     let (parts, peer) = (parts(name), peer());
     let extra = extra(&peer);
-    bencher.bench(|| request::http1(black_box(&parts), black_box(&extra)));
+    bencher.bench_local(|| request::http1(black_box(&parts), black_box(&extra)));
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http2(bencher: Bencher<'_, '_>, name: &str) {
     let (parts, peer) = (parts(name), peer());
     let extra = extra(&peer);
-    bencher.bench(|| request::http2(black_box(&parts), black_box(&extra), "http").unwrap());
+    bencher.bench_local(|| request::http2(black_box(&parts), black_box(&extra), "http").unwrap());
 }
 
 const SMALL: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 22\r\n\r\n";

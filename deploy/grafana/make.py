@@ -417,6 +417,31 @@ CLIENTS = [
         [(f"sum by (kind) (rate(seawall_client_failures_total{{{INSTANCE}}}[{RATE}])) > 0", "{{kind}}")],
         stacked=True,
     ),
+    lines(
+        "Certificates end in",
+        "Time until each listener's certificates are no longer valid, by the file of the chain.",
+        [
+            (
+                f"min by (listener, certificate) (seawall_certificate_expiry_timestamp_seconds{{{INSTANCE}}}) - time()",
+                "{{listener}}: {{certificate}}",
+            )
+        ],
+        "s",
+        thresholds=steps(),
+    ),
+    lines(
+        "Certificate files that changed",
+        "In use since (ok), or refused (failed): the log says why.",
+        [(per_second("seawall_certificate_reloads_total", INSTANCE, "listener, result"), "{{listener}}: {{result}}")],
+        "ops",
+        stacked=True,
+    ),
+    lines(
+        "Sent on to https",
+        "Requests on redirect listeners.",
+        [(f"sum by (instance) (rate(seawall_https_redirects_total{{{INSTANCE}}}[{RATE}]))", "{{instance}}")],
+        stacked=True,
+    ),
 ]
 OF_SEAWALL = f"and on (job, instance) seawall_build_info{{{INSTANCE}}}"
 ITSELF = [

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, ORIGIN,
-    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    ORIGIN, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -33,6 +33,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use history::{History, STEP};
 
+use crate::config::model::Secret;
+use crate::failure::rehearsal::is_same;
 use crate::telemetry::journal::{Journal, Query};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Shared;
@@ -45,6 +47,9 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Entries of the journal in one answer, unless asked otherwise.
 const ENTRIES: usize = 100;
+
+/// The scheme of the token (RFC 6750 §2.1).
+const BEARER: &[u8] = b"Bearer ";
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -65,6 +70,8 @@ pub struct Admin {
     pub journal: Arc<Journal>,
     /// For the probes and `/config`.
     pub state: Arc<State>,
+    /// What a request must know, but for the probes.
+    pub token: Option<Secret>,
 }
 
 /// Whether the process serves clients.
@@ -173,7 +180,25 @@ impl Admin {
         }
     }
 
+    /// Whether the request brings the token, if there is one (RFC 6750 §2.1).
+    fn admits<B>(&self, request: &Request<B>) -> bool {
+        let Some(Secret(token)) = &self.token else { return true };
+        let mut lines = request.headers().get_all(AUTHORIZATION).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+        let (scheme, given) = line.as_bytes().split_at(line.len().min(BEARER.len()));
+        scheme.eq_ignore_ascii_case(BEARER) && is_same(given.trim_ascii(), token.as_bytes())
+    }
+
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        // Probes are asked by machines that know nothing, and say nothing. The page is the same
+        // everywhere: it asks its reader for the token, which a browser cannot bring by itself.
+        let open = ["/livez", "/readyz", "/", "/page.css", "/page.js"];
+        if !open.contains(&request.uri().path()) && !self.admits(request) {
+            let mut answer = text(StatusCode::UNAUTHORIZED, "a token is needed\n");
+            let challenge = HeaderValue::from_static("Bearer realm=\"seawall\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            return answer;
+        }
         let query = request.uri().query().unwrap_or_default();
         let path = request.uri().path();
         if let "/endpoints/drain" | "/endpoints/restore" = path {
@@ -300,6 +325,7 @@ mod tests {
             metrics: Metrics::new().unwrap(),
             journal: Arc::new(Journal::new(10)),
             state: Arc::new(State::new(serde_json::json!({"workers": 1}), Vec::new())),
+            token: None,
         }
     }
 
@@ -358,6 +384,47 @@ mod tests {
         assert_eq!(ready().await.0, 200);
         admin.state.set_draining();
         assert_eq!(ready().await, (503, "text/plain; charset=utf-8".into(), "draining\n".into()));
+    }
+
+    #[test]
+    fn with_a_token_only_the_probes_and_the_empty_page_answer_without_it() {
+        let token = "0123456789abcdef";
+        let admin = Admin { token: Some(Secret(token.into())), ..admin() };
+        assert!(!format!("{admin:?}").contains(token), "a token is never printed");
+        let status = |uri: &str, lines: &[&str]| {
+            let mut request = Request::builder().uri(uri);
+            for line in lines {
+                request = request.header(AUTHORIZATION, *line);
+            }
+            admin.answer(&request.body(()).unwrap()).status().as_u16()
+        };
+        let right = format!("Bearer {token}");
+        let closed =
+            ["/status.json", "/metrics", "/failures", "/config", "/nonsense", "/livez/", "//livez"];
+        for uri in closed {
+            assert_eq!(status(uri, &[]), 401, "{uri}");
+            assert_ne!(status(uri, &[&right]), 401, "{uri}");
+        }
+        for uri in ["/livez", "/", "/page.css", "/page.js"] {
+            assert_eq!(status(uri, &[]), 200, "{uri}");
+        }
+        assert_eq!(status("/readyz", &[]), 503);
+        assert_eq!(status("/config", &[&format!("bearer  {token}")]), 200);
+        let longer = format!("{right}0");
+        let wrong = [
+            "",
+            "Bearer",
+            "Bearer ",
+            token,
+            "Basic 0123456789abcdef",
+            "Bearer 0123456789abcdeF",
+            "Bearer 0123456789abcde",
+            &longer,
+        ];
+        for wrong in wrong {
+            assert_eq!(status("/config", &[wrong]), 401, "{wrong}");
+        }
+        assert_eq!(status("/config", &[&right, &right]), 401, "two are none");
     }
 
     /// An administration of one upstream `app` with two endpoints.

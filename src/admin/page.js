@@ -16,6 +16,9 @@ const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 let status = null;
 
+/** The operators' token is needed, or was wrong. */
+class Locked extends Error {}
+
 /** An element with attributes and children. */
 function element(name, attributes, ...children) {
   const made = document.createElement(name);
@@ -46,8 +49,17 @@ function ago(ms) {
   return seconds < 90 ? counted(seconds, "second", "seconds") : `${Math.round(seconds / 60)} minutes`;
 }
 
+/** The operators' token, if one is needed: kept for this tab only. */
+const token = {
+  get: () => sessionStorage.getItem("token"),
+  set: (value) => sessionStorage.setItem("token", value),
+};
+
 async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+  const known = token.get();
+  const headers = known ? { Authorization: `Bearer ${known}` } : {};
+  const answer = await fetch(path, { cache: "no-store", headers, signal: AbortSignal.timeout(10_000) });
+  if (answer.status === 401) throw new Locked();
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }
@@ -353,6 +365,15 @@ const charts = [
   new Chart(at("by-kind"), "kind", "Failures by kind in the last 15 minutes"),
   new Chart(at("by-upstream"), "upstream", "Failures by upstream in the last 15 minutes"),
 ];
+/** Asks for the token, and for nothing else until it is given. */
+function lock() {
+  at("now").dataset.state = "unknown";
+  say(at("verdict"), token.get() ? "This is not the token." : "The token is needed.");
+  say(at("detail"), "");
+  say(at("since"), "");
+  at("unlock").hidden = false;
+}
+
 let missed = 0;
 let timer = null;
 
@@ -368,7 +389,11 @@ async function poll() {
     charts.forEach((chart) => chart.show());
     showUpstreams();
     refreshJournal();
+    at("unlock").hidden = true;
+    // A link cannot bring the token.
+    at("links").hidden = token.get() !== null;
   } catch (error) {
+    if (error instanceof Locked) return lock();
     console.error(error);
     missed += 1;
     // A single miss is a connection that was at its end.
@@ -382,6 +407,11 @@ async function poll() {
   if (!document.hidden) timer = setTimeout(poll, PERIOD_MS);
 }
 
+at("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token.set(at("token").value.trim());
+  poll();
+});
 at("recovered").addEventListener("change", () => status && charts.forEach((chart) => chart.show()));
 at("search").addEventListener("submit", (event) => event.preventDefault());
 at("search").addEventListener("input", remember);

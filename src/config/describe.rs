@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::model::{
-    Balance, Circuit, Concurrency, Config, Dns, HashKey, Health, HostPattern, PathPattern, Probe,
-    Records, UpstreamProtocol,
+    Balance, Circuit, Concurrency, Config, Dns, HashKey, Health, HostPattern, ListenerTls,
+    PathPattern, Probe, ProxyProtocol, ProxyVersion, Records, ToldIdentity, UpstreamProtocol,
 };
 use super::units::{bytes_text, duration_text};
 
@@ -16,7 +16,13 @@ impl Config {
         let listeners = self.listeners.iter().map(|listener| {
             json!({
                 "address": listener.address.to_string(),
-                "tls": listener.tls.as_ref().map(|tls| json!({ "certificates": tls.certificates.len() })),
+                "tls": listener.tls.as_ref().map(tls),
+                "redirect": listener.redirect.map(|port| json!({ "port": port })),
+                "proxy_protocol": match listener.proxy_protocol {
+                    ProxyProtocol::Never => "never",
+                    ProxyProtocol::Trusted => "trusted",
+                    ProxyProtocol::Always => "always",
+                },
             })
         });
         let upstreams = self.upstreams.iter().map(|upstream| {
@@ -83,6 +89,11 @@ impl Config {
                     "certificate": upstream.tls.identity.as_ref().map(|_| "set"),
                     "server_name": upstream.tls.server_name.as_deref(),
                 },
+                "proxy_protocol": match upstream.proxy_protocol {
+                    None => "never",
+                    Some(ProxyVersion::V1) => "v1",
+                    Some(ProxyVersion::V2) => "v2",
+                },
             });
             (upstream.name.to_string(), described)
         });
@@ -116,7 +127,10 @@ impl Config {
         json!({
             "workers": self.workers,
             "listeners": listeners.collect::<Vec<_>>(),
-            "admin": { "address": self.admin.address.map(|address| address.to_string()) },
+            "admin": {
+                "address": self.admin.address.map(|address| address.to_string()),
+                "token": self.admin.token.as_ref().map(|_| "set"),
+            },
             "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
             "routes": routes.collect::<Vec<_>>(),
             "websocket": {
@@ -152,6 +166,23 @@ impl Config {
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
         })
     }
+}
+
+fn tls(tls: &ListenerTls) -> Value {
+    json!({
+        "certificates": tls.certificates.iter().map(|known| &*known.name).collect::<Vec<_>>(),
+        "reload": duration_text(tls.reload),
+        "min_version": if tls.only_tls13 { "1.3" } else { "1.2" },
+        "clients": tls.clients.as_ref().map(|clients| json!({
+            "mode": if clients.required { "required" } else { "optional" },
+            "tell": match clients.told {
+                ToldIdentity::Certificate => "certificate",
+                ToldIdentity::Subject => "subject",
+            },
+            "field": clients.field.as_str(),
+        })),
+        "hsts": tls.hsts.as_ref().and_then(|value| value.to_str().ok()),
+    })
 }
 
 fn dns(dns: &Dns) -> Value {

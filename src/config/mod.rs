@@ -11,6 +11,7 @@ mod check;
 mod describe;
 pub mod diagnostic;
 pub mod model;
+pub mod pem;
 mod raw;
 mod schema;
 mod scope;

@@ -11,7 +11,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::failure::policy::Policy;
 
+mod entrance;
 mod survive;
+pub use entrance::{
+    Certificate, ClientCertificates, Listener, ListenerTls, ProxyProtocol, ToldIdentity,
+};
 pub use survive::{Balance, Circuit, Concurrency, Ejection, HashKey, Health, Probe};
 
 /// A complete, valid configuration.
@@ -41,22 +45,6 @@ pub struct Config {
     pub shutdown: Shutdown,
 }
 
-/// A listening socket for clients.
-#[derive(Clone, Debug)]
-pub struct Listener {
-    /// The address; port 0 lets the kernel choose.
-    pub address: SocketAddr,
-    /// TLS with these identities; `None` is plain text.
-    pub tls: Option<ListenerTls>,
-}
-
-/// TLS of a listener.
-#[derive(Clone, Debug)]
-pub struct ListenerTls {
-    /// Chain and key; the first is the default. At least one.
-    pub certificates: Vec<Arc<Identity>>,
-}
-
 /// A certificate chain with its private key.
 #[derive(Debug)]
 pub struct Identity {
@@ -71,6 +59,18 @@ pub struct Identity {
 pub struct Admin {
     /// Where it listens; `None` is off.
     pub address: Option<SocketAddr>,
+    /// What a request must know, but for the probes.
+    pub token: Option<Secret>,
+}
+
+/// Text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Arc<str>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// A named group of endpoints that serve the same thing.
@@ -105,6 +105,17 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// TLS towards `https` endpoints.
     pub tls: UpstreamTls,
+    /// Connections begin with the address of the client they are for.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// The form of a PROXY protocol header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 impl Upstream {

@@ -26,6 +26,10 @@ pub enum ClientFailure {
     WebsocketProtocolError,
     /// A WebSocket client sent a frame larger than the limit.
     WebsocketMessageTooBig,
+    /// No TLS session in time, or none that both sides agree on.
+    TlsHandshake,
+    /// A connection did not begin with the PROXY protocol header that it had to begin with.
+    ProxyProtocol,
 }
 
 impl ClientFailure {
@@ -42,6 +46,8 @@ impl ClientFailure {
         ClientFailure::Gone,
         ClientFailure::WebsocketProtocolError,
         ClientFailure::WebsocketMessageTooBig,
+        ClientFailure::TlsHandshake,
+        ClientFailure::ProxyProtocol,
     ];
 
     /// The name in `seawall_client_failures_total` and the log.
@@ -59,6 +65,8 @@ impl ClientFailure {
             ClientFailure::Gone => "client_gone",
             ClientFailure::WebsocketProtocolError => "websocket_protocol_error",
             ClientFailure::WebsocketMessageTooBig => "websocket_message_too_big",
+            ClientFailure::TlsHandshake => "tls_handshake_failed",
+            ClientFailure::ProxyProtocol => "proxy_protocol_error",
         }
     }
 
@@ -77,7 +85,9 @@ impl ClientFailure {
             ClientFailure::UnsupportedProtocol => Some(501),
             ClientFailure::Gone
             | ClientFailure::WebsocketProtocolError
-            | ClientFailure::WebsocketMessageTooBig => None,
+            | ClientFailure::WebsocketMessageTooBig
+            | ClientFailure::TlsHandshake
+            | ClientFailure::ProxyProtocol => None,
         }
     }
 }

@@ -82,7 +82,8 @@ impl fmt::Display for Rehearsed {
 impl Error for Rehearsed {}
 
 /// In a time that depends on the lengths alone, so that the secret cannot be guessed byte by byte.
-fn is_same(given: &[u8], secret: &[u8]) -> bool {
+#[must_use]
+pub fn is_same(given: &[u8], secret: &[u8]) -> bool {
     let pairs = given.iter().zip(secret);
     let difference = pairs.fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
     given.len() == secret.len() && !secret.is_empty() && difference == 0

@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod content;
+pub mod entrance;
 pub mod hold;
 pub mod replay;
 pub mod request;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, Version};
+use http::{HeaderName, Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -75,6 +76,9 @@ pub struct Worker {
     router: Router,
     routes: Vec<Rc<Route>>,
     trusted: Vec<IpNet>,
+    reserved: Vec<HeaderName>,
+    /// Whether an upstream wants to know both ends of a client's connection.
+    pub tells_addresses: bool,
     ids: RefCell<RequestIds>,
 }
 
@@ -126,6 +130,8 @@ impl Worker {
             router: Router::new(&config.routes),
             routes: routes.collect(),
             trusted: config.forwarded.trusted.clone(),
+            reserved: entrance::reserved(config),
+            tells_addresses: config.upstreams.iter().any(|known| known.proxy_protocol.is_some()),
             ids: RefCell::new(RequestIds::new()),
             metrics,
             journal,
@@ -162,6 +168,9 @@ pub async fn handle(
         Some(id) => RequestId::accept(id),
         None => worker.ids.borrow_mut().next_id(),
     };
+    if let Some(port) = client.peer.entrance.redirect {
+        return Box::pin(entrance::redirect(&worker, &client, parts, body, port, &id)).await;
+    }
     let (route, host) = match find_route(&worker, &parts) {
         Ok(found) => found,
         Err(failure) => {
@@ -238,6 +247,7 @@ pub async fn handle(
             peer: &client.peer,
             host,
             via: &worker.name,
+            reserved: &worker.reserved,
             request_id: id.as_bytes(),
             framing,
             upgrade: offer.is_some(),

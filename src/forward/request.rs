@@ -5,6 +5,7 @@
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::header::{
@@ -13,11 +14,13 @@ use http::header::{
 };
 use http::{Method, Version, request};
 
+use super::entrance::Entrance;
 use crate::failure::{ClientFailure, rehearsal};
 use crate::telemetry::request_id;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
+use crate::upstream::proxy_protocol::Told;
 
 /// `X-Request-Id`: what ties the answer, the log and the journal together.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,13 +39,27 @@ pub struct Peer {
     pub scheme: &'static str,
     /// A proxy whose forwarding fields and request ids are believed.
     pub trusted: bool,
+    /// What the listener does with every request.
+    pub entrance: Rc<Entrance>,
+    /// The field that tells the upstream whom the client has shown to be by its certificate.
+    pub identity: Option<(HeaderName, HeaderValue)>,
+    /// What PROXY protocol headers say, if an upstream wants one.
+    pub told: Option<Rc<Told>>,
 }
 
 impl Peer {
     /// Whoever is connected from this address.
     #[must_use]
     pub fn new(address: IpAddr, scheme: &'static str, trusted: bool) -> Self {
-        Peer { address, text: address.to_string().into(), scheme, trusted }
+        Peer {
+            address,
+            text: address.to_string().into(),
+            scheme,
+            trusted,
+            entrance: Rc::default(),
+            identity: None,
+            told: None,
+        }
     }
 }
 
@@ -167,6 +184,8 @@ pub struct Extra<'r> {
     pub host: &'r str,
     /// Our name in Via.
     pub via: &'r str,
+    /// Fields that only we may set.
+    pub reserved: &'r [HeaderName],
     /// The request's id.
     pub request_id: &'r [u8],
     /// How the content is framed.
@@ -278,9 +297,15 @@ pub fn http2(
 fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let listed = connection_options(&parts.headers);
     for (name, value) in &parts.headers {
-        if is_rewritten(name, extra.peer.trusted) || listed.contains(name) {
+        if is_rewritten(name, extra.peer.trusted)
+            || listed.contains(name)
+            || extra.reserved.iter().any(|reserved| is_like(name, reserved))
+        {
             continue;
         }
+        out.copy(name, value);
+    }
+    if let Some((name, value)) = &extra.peer.identity {
         out.copy(name, value);
     }
     cookies(out, &parts.headers);
@@ -288,6 +313,14 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     via(out, parts, extra.via);
     forwarding(out, parts, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
+}
+
+/// Whether an app may take one name for the other: CGI and its descendants (WSGI, Rack, PHP) know no
+/// difference between `-` and `_` (RFC 3875 §4.1.18).
+fn is_like(name: &HeaderName, reserved: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let (name, reserved) = (name.as_str(), reserved.as_str());
+    name.len() == reserved.len() && name.bytes().map(plain).eq(reserved.bytes().map(plain))
 }
 
 /// Fields that this file writes itself, or that stay behind.
@@ -464,6 +497,7 @@ mod tests {
             peer: &peer,
             host: host(parts).unwrap(),
             via: "seawall",
+            reserved: &[],
             request_id: b"id-1",
             framing,
             upgrade: false,
@@ -500,6 +534,7 @@ mod tests {
             peer: &peer,
             host: "h.test",
             via: "seawall",
+            reserved: &[],
             request_id: b"id-1",
             framing: Framing::Length(5),
             upgrade: false,
@@ -621,6 +656,7 @@ mod tests {
             peer: &peer,
             host: "h",
             via: "seawall",
+            reserved: &[],
             request_id: b"i",
             framing: Framing::Empty,
             upgrade: false,

@@ -197,7 +197,8 @@ impl Attempts<'_> {
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
         let in_flight = upstream.begin(endpoint);
-        let link = upstream.link(endpoint, need).await.map_err(Trouble::Unreachable)?;
+        let told = self.outgoing.extra.peer.told.as_deref();
+        let link = upstream.link(endpoint, need, told).await.map_err(Trouble::Unreachable)?;
         let mut exchange = self.exchange(endpoint, link)?;
         let sent = Instant::now();
         let head = match self.final_head(&mut exchange).await {

@@ -4,18 +4,26 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 
 use super::detect::{Spoken, detect};
-use super::drain::{Drain, Open};
+use super::drain::{Drain, Open, OpenGuard};
 use super::io::Transport;
+use super::proxy_protocol::{self, Route};
+use super::tls::{self, Store};
 use super::{http1, http2};
+use crate::config::model::{self, ProxyProtocol};
+use crate::failure::ClientFailure;
 use crate::forward::Worker;
+use crate::forward::entrance::Entrance;
+use crate::forward::request::Peer;
+use crate::upstream::proxy_protocol::Told;
 
 /// How long a failed accept is paused: out of descriptors, a busy loop would help nobody.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -29,17 +37,37 @@ const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
-    /// TLS, if the listener has it.
-    pub tls: Option<TlsAcceptorDebug>,
+    /// What a connection goes through.
+    pub way: Rc<Way>,
 }
 
-/// A TLS acceptor that can be printed.
-#[derive(Clone)]
-pub struct TlsAcceptorDebug(pub TlsAcceptor);
+/// What a connection of a listener goes through before its first request.
+#[derive(Debug)]
+pub struct Way {
+    /// Whose connections begin with a PROXY protocol header.
+    pub proxy_protocol: ProxyProtocol,
+    /// TLS, if the listener has it.
+    pub tls: Option<Arc<Store>>,
+    /// What the listener does with every request.
+    pub entrance: Rc<Entrance>,
+}
 
-impl std::fmt::Debug for TlsAcceptorDebug {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsAcceptor")
+impl Way {
+    /// The way of this listener's connections.
+    #[must_use]
+    pub fn new(listener: &model::Listener, tls: Option<Arc<Store>>) -> Self {
+        let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts.clone());
+        let entrance = Rc::new(Entrance { redirect: listener.redirect, hsts });
+        Way { proxy_protocol: listener.proxy_protocol, tls, entrance }
+    }
+
+    /// Whether a connection from this address tells whom it is for.
+    fn is_told(&self, worker: &Worker, from: IpAddr) -> bool {
+        match self.proxy_protocol {
+            ProxyProtocol::Never => false,
+            ProxyProtocol::Trusted => worker.trusts(from),
+            ProxyProtocol::Always => true,
+        }
     }
 }
 
@@ -84,18 +112,19 @@ async fn take(
         Ok((tcp, address)) => {
             let from = address.ip().to_canonical();
             let guard = open.enter(from);
-            let crowded = crowd(worker, open, from);
+            let told = listener.way.is_told(worker, from);
+            let crowded = crowd(worker, open, from, told);
             let worker = Rc::clone(worker);
-            let tls = listener.tls.clone();
+            let arrival =
+                Arrival { address, told, guard, way: Rc::clone(&listener.way), open: open.clone() };
             let drain = drain.clone();
             tokio::task::spawn_local(async move {
-                let _guard = guard;
                 if let Some(limit) = crowded {
                     worker.metrics.connection_refused(limit);
-                    return refuse(tcp, tls.is_some(), limit).await;
+                    return refuse(tcp, arrival.way.tls.is_some(), limit).await;
                 }
                 let _connection = worker.metrics.client_connected();
-                if let Err(error) = connection(&worker, tcp, address, tls, drain).await {
+                if let Err(error) = connection(&worker, tcp, arrival, drain).await {
                     tracing::debug!(%address, %error, "client connection ended early");
                 }
             });
@@ -110,12 +139,12 @@ async fn take(
 }
 
 /// The limit that one more connection of this address exceeds.
-fn crowd(worker: &Worker, open: &Open, from: IpAddr) -> Option<&'static str> {
+fn crowd(worker: &Worker, open: &Open, from: IpAddr, told: bool) -> Option<&'static str> {
     if open.count() > worker.clients.connections {
         return Some("connections");
     }
     // A proxy before us speaks for many.
-    let crowded = open.count_of(from) > worker.clients.per_address && !worker.trusts(from);
+    let crowded = open.count_of(from) > worker.clients.per_address && !told && !worker.trusts(from);
     crowded.then_some("per_address")
 }
 
@@ -133,20 +162,77 @@ async fn refuse(mut tcp: TcpStream, tls: bool, limit: &str) {
     .await;
 }
 
+/// A connection that was just accepted.
+struct Arrival {
+    address: SocketAddr,
+    /// It begins with a PROXY protocol header.
+    told: bool,
+    guard: OpenGuard,
+    way: Rc<Way>,
+    open: Open,
+}
+
+/// Counts a handshake that did not come to its end. A client that just leaves has done nothing wrong:
+/// load balancers look in like that.
+fn count_failed(worker: &Worker, failure: ClientFailure, error: &io::Error) {
+    if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::TimedOut) {
+        worker.metrics.client(failure);
+    }
+}
+
+/// The client that a proxy speaks for, if it does.
+async fn introduced(worker: &Worker, tcp: &mut TcpStream) -> io::Result<Option<Route>> {
+    let read = timeout(worker.clients.handshake_timeout, proxy_protocol::read(tcp)).await;
+    read.map_err(io::Error::from)
+        .flatten()
+        .inspect_err(|error| count_failed(worker, ClientFailure::ProxyProtocol, error))
+}
+
+/// TLS, and the field that tells the upstream who the client has shown to be.
+async fn secured(
+    worker: &Worker,
+    tcp: TcpStream,
+    store: &Store,
+) -> io::Result<(Transport, Option<(HeaderName, HeaderValue)>)> {
+    let settings = store.settings();
+    let accepted = timeout(worker.clients.handshake_timeout, store.acceptor().accept(tcp)).await;
+    let session = accepted
+        .map_err(io::Error::from)
+        .flatten()
+        .inspect_err(|error| count_failed(worker, ClientFailure::TlsHandshake, error))?;
+    let identity = tls::identity(&settings, session.get_ref().1);
+    Ok((Transport::Tls(Box::new(session)), identity))
+}
+
 async fn connection(
     worker: &Rc<Worker>,
-    tcp: TcpStream,
-    address: SocketAddr,
-    tls: Option<TlsAcceptorDebug>,
+    mut tcp: TcpStream,
+    arrival: Arrival,
     drain: Drain,
 ) -> io::Result<()> {
+    let Arrival { mut address, told, mut guard, way, open } = arrival;
     tcp.set_nodelay(true)?;
-    let limit = worker.clients.handshake_timeout;
-    let (mut transport, scheme) = match tls {
-        None => (Transport::Tcp(tcp), "http"),
-        Some(TlsAcceptorDebug(acceptor)) => {
-            let session = Box::pin(timeout(limit, acceptor.accept(tcp))).await??;
-            (Transport::Tls(Box::new(session)), "https")
+    let mut to = None;
+    // What happens once in the life of a connection is boxed, so that it does not carry the room.
+    if told && let Some(route) = Box::pin(introduced(worker, &mut tcp)).await? {
+        (address, to) = (route.from, Some(route.to));
+        let from = address.ip().to_canonical();
+        guard.move_to(from);
+        if let Some(limit) = crowd(worker, &open, from, false) {
+            worker.metrics.connection_refused(limit);
+            refuse(tcp, way.tls.is_some(), limit).await;
+            return Ok(());
+        }
+    }
+    let to = match to {
+        None if worker.tells_addresses => Some(tcp.local_addr()?),
+        to => to,
+    };
+    let (mut transport, scheme, identity) = match &way.tls {
+        None => (Transport::Tcp(tcp), "http", None),
+        Some(store) => {
+            let (transport, identity) = Box::pin(secured(worker, tcp, store)).await?;
+            (transport, "https", identity)
         }
     };
     let detected = tokio::select! {
@@ -156,7 +242,9 @@ async fn connection(
         () = drain.clone().begun() => return Ok(()),
     };
     let Some((spoken, early)) = detected? else { return Ok(()) };
-    let peer = worker.peer(address.ip(), scheme);
+    let told = to.filter(|_| worker.tells_addresses).map(|to| Rc::new(Told { from: address, to }));
+    let entrance = Rc::clone(&way.entrance);
+    let peer = Peer { entrance, identity, told, ..worker.peer(address.ip(), scheme) };
     match spoken {
         // Boxed, so that a WebSocket does not occupy for its life what HTTP needed before it.
         Spoken::Http1 => {

@@ -54,15 +54,28 @@ impl Open {
     }
 }
 
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get().saturating_sub(1));
+impl OpenGuard {
+    /// Counts the connection for another address: that of the client that a proxy speaks for.
+    pub fn move_to(&mut self, from: IpAddr) {
+        self.forget_address();
+        *self.0.by_address.borrow_mut().entry(from).or_default() += 1;
+        self.1 = from;
+    }
+
+    fn forget_address(&self) {
         if let Entry::Occupied(mut count) = self.0.by_address.borrow_mut().entry(self.1) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
             }
         }
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.forget_address();
         self.0.changed.notify_one();
     }
 }
@@ -75,7 +88,12 @@ mod tests {
     async fn the_last_one_to_leave_ends_the_wait() {
         let open = Open::default();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let (one, two) = (open.enter(here), open.enter(there));
+        let (mut one, mut two) = (open.enter(here), open.enter(here));
+        assert_eq!((open.count_of(here), open.count_of(there)), (2, 0));
+        two.move_to(there);
+        one.move_to(there);
+        one.move_to(here);
+        assert_eq!((open.count_of(here), open.count_of(there)), (1, 1));
         drop(one);
         assert_eq!(open.count(), 1);
         assert_eq!((open.count_of(here), open.count_of(there)), (0, 1));

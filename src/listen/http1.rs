@@ -69,10 +69,12 @@ pub async fn serve(
         client.busy.set(true);
         let is_last = requests >= limits.requests_per_connection;
         let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
+        let entrance = Rc::clone(&client.peer.entrance);
         // Boxed because hyper takes a connection apart only if its requests can be moved. The
         // request's future is made inside: it is large, and this one would hold it twice.
         Box::pin(async move {
             let mut response = handle(worker, client, request).await;
+            entrance.complete(&mut response);
             if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

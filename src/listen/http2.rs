@@ -101,9 +101,11 @@ pub async fn serve(
             drain: service_drain.clone(),
         });
         let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
+        let entrance = Rc::clone(&client.peer.entrance);
         let answer = handle(worker, client, request);
-        async {
-            let response = answer.await;
+        async move {
+            let mut response = answer.await;
+            entrance.complete(&mut response);
             if let Some(tunnel) = tunnel {
                 tunnel.open();
             }

@@ -1,8 +1,8 @@
 //! Floor 5: from a listening socket to a request.
 //!
 //! ```text
-//! accept ─► (tls) ─► detect ─► http1 ─► forward::handle ─► http1 ─► (websocket) ─► close
-//!                         └──► http2 ─► forward::handle
+//! accept ─► (proxy_protocol) ─► (tls) ─► detect ─► http1 ─► forward::handle ─► http1 ─► (websocket) ─► close
+//!                                              └──► http2 ─► forward::handle
 //! ```
 //!
 //! One accept loop per worker and listener, each with its own socket (SO_REUSEPORT). A connection
@@ -16,4 +16,7 @@ pub mod drain;
 pub mod http1;
 pub mod http2;
 pub mod io;
+pub mod proxy_protocol;
+pub mod renewal;
 pub mod tls;
+pub mod x509;

@@ -136,6 +136,7 @@ mod tests {
             slow_start: Upstream::SLOW_START,
             health: None,
             tls: UpstreamTls::default(),
+            proxy_protocol: None,
         });
         let routes: Vec<_> = patterns
             .iter()

@@ -1,4 +1,4 @@
-//! From an endpoint's name to a connected stream: resolve, TCP, TLS, each within its time.
+//! From an endpoint's name to a connected stream: resolve, TCP, whom it is for, TLS, each within its time.
 //!
 //! The error of each step becomes a [`Failure`] right where it returns; what is past this file
 //! never sees a raw connect error.
@@ -9,13 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::proxy_protocol::{self, Told};
 use super::stream::Stream;
 use super::tls::{Purpose, Tls};
-use crate::config::model::{Endpoint, Timeouts};
+use crate::config::model::{Endpoint, Timeouts, Upstream};
 use crate::failure::classify::{self, Facts};
 use crate::failure::{Failure, Phase};
 
@@ -37,17 +39,27 @@ impl Target {
         Target { endpoint, tls, address }
     }
 
-    /// Opens a connection.
+    /// Opens a connection, for the client that `told` names, or for ourselves.
     ///
     /// # Errors
     /// The classified failure of the step that failed, without upstream and endpoint names.
-    pub async fn connect(&self, timeouts: &Timeouts, purpose: Purpose) -> Result<Stream, Failure> {
+    pub async fn connect(
+        &self,
+        settings: &Upstream,
+        purpose: Purpose,
+        told: Option<&Told>,
+    ) -> Result<Stream, Failure> {
+        let timeouts = &settings.timeouts;
         let addresses = self.resolve(timeouts).await?;
         let deadline = Instant::now() + timeouts.connect;
-        let tcp = within(deadline, Phase::Connect, connect_any(&addresses)).await?;
+        let mut tcp = within(deadline, Phase::Connect, connect_any(&addresses)).await?;
         // Small writes are whole messages here; Nagle would only delay them.
         tcp.set_nodelay(true)
             .map_err(|error| classify::failure(&Facts::in_phase(Phase::Connect), error))?;
+        if let Some(version) = settings.proxy_protocol {
+            let header = proxy_protocol::header(version, told.copied());
+            within(deadline, Phase::Connect, tcp.write_all(&header)).await?;
+        }
         let Some((tls, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
         let handshake = tls.connector(purpose).connect(name.clone(), tcp);
         let session = within(deadline, Phase::Tls, handshake).await?;

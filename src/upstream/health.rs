@@ -178,7 +178,7 @@ async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Result<(), Unwe
         Probe::Tcp | Probe::Http { .. } | Probe::Grpc { .. } => Purpose::Requests,
         Probe::WebSocket { .. } => Purpose::Upgrade,
     };
-    let stream = target.connect(&settings.timeouts, purpose).await?;
+    let stream = target.connect(settings, purpose, None).await?;
     let (path, statuses, body) = match probe {
         Probe::Tcp => return Ok(()),
         Probe::Grpc { service } => return grpc::ask(shared, target, stream, service).await,

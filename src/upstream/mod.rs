@@ -20,6 +20,7 @@ pub mod http1;
 pub mod http2;
 pub mod pending;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod set;
 pub mod stream;
 pub mod tls;
@@ -40,6 +41,7 @@ use ejection::Standing;
 use http2::session::{Lease, Session, Sessions};
 use pending::Pending;
 use pool::{Connection, OpenCount, Pool, Ticket};
+use proxy_protocol::Told;
 use set::{Member, Set};
 use stream::Stream;
 use tls::{Purpose, Tls, TlsSettingsError};
@@ -584,12 +586,22 @@ impl Upstream {
         if choice.endpoint.member.target.tls.is_some() { "https" } else { "http" }
     }
 
-    /// A link to the endpoint.
+    /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
     ///
     /// # Errors
     /// The failure, complete with upstream and endpoint names. No byte of the request has been
     /// sent then.
-    pub async fn link(&self, choice: &Choice, need: Need) -> Result<Link, Failure> {
+    pub async fn link(
+        &self,
+        choice: &Choice,
+        need: Need,
+        told: Option<&Told>,
+    ) -> Result<Link, Failure> {
+        let need = match need {
+            // A connection that has told one client's address serves no other one.
+            Need::Any if self.shared.settings.proxy_protocol.is_some() => Need::Fresh,
+            need => need,
+        };
         let endpoint = &*choice.endpoint;
         if need == Need::Any
             && self.pending.is_empty()
@@ -601,12 +613,12 @@ impl Upstream {
         // Boxed, because a request on an idle connection shall not carry the room for a handshake.
         let link = Box::pin(async {
             match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, None).await,
+                (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None).await,
                 (Need::Any, Speaks::Http1) => {
-                    self.open_http1(choice, Purpose::Requests, Some(&endpoint.pool)).await
+                    self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool)).await
                 }
                 (Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(choice, Purpose::Requests, None).await
+                    self.open_http1(choice, Purpose::Requests, told, None).await
                 }
                 (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
                     self.join(choice).await
@@ -621,6 +633,7 @@ impl Upstream {
         &self,
         choice: &Choice,
         purpose: Purpose,
+        told: Option<&Told>,
         pool: Option<&Pool>,
     ) -> Result<Link, Failure> {
         let room = self.pending.wait(|| match pool.and_then(Pool::take) {
@@ -631,7 +644,7 @@ impl Upstream {
             Room::Taken(connection) => return Ok(Link::Http1(connection)),
             Room::Free(ticket) => ticket,
         };
-        let stream = self.connect(choice, purpose).await?;
+        let stream = self.connect(choice, purpose, told).await?;
         Ok(Link::Http1(Connection::new(stream, ticket)))
     }
 
@@ -697,7 +710,8 @@ impl Upstream {
         let endpoint = &choice.endpoint;
         let mut plain = None;
         let lease = endpoint.sessions.open(async {
-            let stream = self.connect(choice, Purpose::Requests).await?;
+            // Many clients share it: it can be for none of them (the configuration sees to that).
+            let stream = self.connect(choice, Purpose::Requests, None).await?;
             let agreed = stream.alpn_agreed_on(tls::HTTP_2);
             let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
             if agreed == Some(false) {
@@ -716,9 +730,14 @@ impl Upstream {
         Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))
     }
 
-    async fn connect(&self, choice: &Choice, purpose: Purpose) -> Result<Stream, Failure> {
+    async fn connect(
+        &self,
+        choice: &Choice,
+        purpose: Purpose,
+        told: Option<&Told>,
+    ) -> Result<Stream, Failure> {
         let Member { target, metrics, .. } = &*choice.endpoint.member;
-        let result = target.connect(&self.shared.settings.timeouts, purpose).await;
+        let result = target.connect(&self.shared.settings, purpose, told).await;
         metrics.connected(result.is_ok());
         let set = &choice.view.set;
         set.roster.connected(choice.at, result.is_ok());
@@ -739,8 +758,12 @@ impl Upstream {
 
     /// Keeps a connection for the next request.
     pub fn give_back(&self, choice: &Choice, connection: Connection) {
-        // Closed, so that the request on another worker can open one, or because nobody will ask.
-        if self.pending.is_for_others() || !choice.endpoint.member.is_kept() {
+        // Closed, so that the request on another worker can open one, or because nobody will ask, or
+        // because it was for one client.
+        if self.shared.settings.proxy_protocol.is_some()
+            || self.pending.is_for_others()
+            || !choice.endpoint.member.is_kept()
+        {
             return;
         }
         if choice.endpoint.pool.put(connection) {

@@ -4,13 +4,15 @@ What it shows was written by failing apps and by clients: none of it may become 
 """
 
 import json
+import subprocess
 import sys
 
 import pytest
 from websockets.sync.client import connect
 
 from support import http1
-from support.processes import APPS, python_websockets
+from support.processes import APPS, free_port, python_websockets
+from support.seawall import BINARY
 
 TEXT = "return document.getElementById(%r).textContent"
 HURT, WELL = "Clients are hurt now.", "No client is hurt now."
@@ -159,3 +161,33 @@ def test_it_fits_a_phone_and_is_readable_in_the_dark(seawall, admin, hostile, br
     assert browser.run(contrast) == [], "WCAG 2 AA, in the light"
     unnamed = "return [...document.querySelectorAll('input, select')].filter((field) => !field.labels.length).length"
     assert browser.run(unnamed) == 0
+
+
+def test_with_a_token_it_asks_for_it_and_keeps_it_for_the_tab(processes, tmp_path, browser):
+    secret = "a-token-of-operators-0123"
+    (tmp_path / "token").write_text(secret + "\n")
+    own, own_admin = free_port(), free_port()
+    config = tmp_path / "seawall.yaml"
+    config.write_text(
+        f'listeners: [{{ address: "127.0.0.1:{own}" }}]\n'
+        f'admin: {{ address: "127.0.0.1:{own_admin}", token_file: token }}\n'
+        f'upstreams: {{ app: {{ endpoints: ["http://127.0.0.1:{free_port()}"] }} }}\nroutes: [{{ upstream: app }}]\n'
+    )
+    processes.start("seawall", [BINARY, "-c", config]).wait_for_port(own).wait_for_port(own_admin)
+    http1.get(own, "/cart")
+    browser.open(f"http://127.0.0.1:{own_admin}/")
+    says(browser, "The token is needed.")
+    assert "connection_refused" not in browser.run("return document.body.textContent")
+    give = "document.getElementById('token').value = %r; document.querySelector('#unlock button').click();"
+    browser.run(give % "wrong")
+    says(browser, "This is not the token.")
+    browser.run(give % secret)
+    says(browser, HURT)
+    browser.open(f"http://127.0.0.1:{own_admin}/#kind=connection_refused")
+    says(browser, HURT)
+    assert secret not in browser.run("return document.documentElement.outerHTML + location.href")
+    argv = [BINARY, "failures", "--url", f"http://127.0.0.1:{own_admin}"]
+    with_token = subprocess.run([*argv, "--token-file", tmp_path / "token"], capture_output=True, text=True, timeout=20)
+    assert "GET /cart" in with_token.stdout
+    without = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    assert without.returncode == 1 and "401" in without.stderr

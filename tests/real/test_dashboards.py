@@ -28,7 +28,7 @@ EMPTY = {}
 # Metrics that no panel shows, and why. There is none.
 NOT_SHOWN = {}
 # These cannot be provoked from outside; rules_test.yml has them.
-UNPROVOKED = {"SeawallInternalError", "SeawallFileDescriptors", "SeawallAbsent"}
+UNPROVOKED = {"SeawallInternalError", "SeawallFileDescriptors", "SeawallCertificateEnds", "SeawallAbsent"}
 
 FAULTS = ["crash", "crash-in-body", "crash-in-stream", "stack-trace", "json-500", "postgres", "refused", "healthy"]
 SOCKETS = ["echo", "crash", "crash-in-frame", "crash-in-message", "close-1011", "handshake-500"]
@@ -36,7 +36,9 @@ SOCKETS = ["echo", "crash", "crash-in-frame", "crash-in-message", "close-1011", 
 # Beside the demo: what its own configuration does not provoke.
 EDGE = """\
 workers: 1
-listeners: [{{ address: "127.0.0.1:{port}" }}]
+listeners:
+  - {{ address: "127.0.0.1:{port}" }}
+  - {{ address: "127.0.0.1:0", tls: {{ certificates: [{{ chain: "{tls}/example.crt", key: "{tls}/example.key" }}] }} }}
 admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
   pair: {{ endpoints: ["http://127.0.0.1:{app}", "http://127.0.0.1:{mortal}"], health: {{ tcp: true, interval: 200ms }} }}
@@ -79,6 +81,7 @@ class Stage:
         self.start_mortal()
         (directory / "rehearsal.secret").write_text(SECRET)
         ports = {"port": self.edge_port, "admin": self.edge_admin, "app": self._app, "mortal": self._mortal_port}
+        ports["tls"] = ROOT / "config/tls"
         (directory / "edge.yaml").write_text(EDGE.format(**ports))
         self.start_edge()
         self.prometheus = Prometheus(

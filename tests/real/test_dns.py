@@ -282,13 +282,13 @@ def test_a_request_that_comes_before_the_first_answer_waits_for_it(dns, fleet, d
     seawall.failed(0)
 
 
-@pytest.mark.parametrize("how", ["silent", "down"])
+@pytest.mark.parametrize("how", ["silent", "down", "SERVFAIL"])
 def test_a_second_server_answers_for_one_that_does_not(how, dns, second_dns, fleet, discover):
     _, port = fleet
-    if how == "silent":
-        dns.fail(NAME, SILENCE)
-    else:
+    if how == "down":
         dns.close()
+    else:
+        dns.fail(NAME, SILENCE if how == "silent" else how)
     second_dns.set(NAME, "A", FIRST)
     seawall = discover(servers=[f"127.0.0.1:{server.port}" for server in (dns, second_dns)])
     _serve(seawall, FIRST, port=port)
@@ -378,3 +378,46 @@ def test_both_families_serve_and_one_of_them_is_enough(dns, fleet, discover):
     _serve(seawall, FIRST, port=port)
     assert _lookups(seawall, "failed") == 0
     seawall.failed(0)
+
+
+@pytest.mark.parametrize("how", ["SERVFAIL", SILENCE, NONSENSE])
+def test_a_family_whose_question_fails_keeps_its_last_good_answer(how, dns, fleet, discover):
+    _, port = fleet
+    dns.set(NAME, "A", FIRST)
+    dns.set(NAME, "AAAA", SIXTH)
+    seawall = discover(upstream_more=_IMPATIENT)
+    _serve(seawall, FIRST, SIXTH, port=port)
+    dns.fail(NAME, how, "A")
+    asked = len(dns.asked(NAME, "A"))
+    seen = set()
+
+    def asked_often():
+        seen.add(frozenset(_endpoints(seawall)))
+        return len(dns.asked(NAME, "A")) >= asked + 20
+
+    until(asked_often, "it is asked again and again")
+    assert seen == {frozenset({_label(FIRST, port), _label(SIXTH, port)})}
+    assert set(_served(seawall)) == {f"{FIRST} {port}", f"{SIXTH} {port}"}
+
+
+@pytest.mark.parametrize("how", ["SERVFAIL", SILENCE, NONSENSE])
+def test_a_family_that_is_never_answered_does_not_keep_the_other_one_from_serving(how, dns, fleet, discover):
+    """Some resolvers do not know AAAA, and say nothing to it (RFC 4074)."""
+    _, port = fleet
+    dns.set(NAME, "A", FIRST)
+    dns.fail(NAME, how, "AAAA")
+    seawall = discover(upstream_more=_IMPATIENT)
+    _serve(seawall, FIRST, port=port)
+    dns.set(NAME, "A", SECOND)
+    _serve(seawall, SECOND, port=port)
+
+
+def test_a_target_of_srv_without_an_address_does_not_keep_the_others_from_serving(dns, fleet, discover):
+    _, port = fleet
+    dns.set("a.test", "A", FIRST)
+    dns.set("_http._tcp.app.test", "SRV", f"1 1 {port} a.test", f"1 1 {port} gone.test")
+    seawall = discover("_http._tcp.app.test", records="srv")
+    _serve(seawall, FIRST, port=port)
+    dns.set("b.test", "A", SECOND)
+    dns.set("_http._tcp.app.test", "SRV", f"1 1 {port} b.test", f"1 1 {port} gone.test")
+    _serve(seawall, SECOND, port=port)

@@ -4,13 +4,15 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
+use rustls::crypto::ring;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::super::diagnostic::Problem;
-use super::super::model::{Identity, Listener, ListenerTls};
+use super::super::model::{Identity, Listener};
+use super::super::pem;
 use super::super::scope::{Found, Scope};
-use super::{Base, wrong};
+use super::{Base, entrance, wrong};
 
 /// The form of a listening address.
 pub(super) const ADDRESS: &str = "address and port, such as 0.0.0.0:8080 or [::]:8080";
@@ -22,14 +24,16 @@ pub(super) fn listeners(root: &Scope<'_>, base: Base<'_>) -> Vec<Listener> {
         let found = section.required_text("address", ADDRESS, meaning);
         let address = found.as_ref().and_then(|found| address(&section, "address", found));
         let tls = section.optional_section("tls", "TLS with HTTP/2 and HTTP/1.1 by ALPN.");
-        let tls = tls.map(|tls| listener_tls(tls, base));
+        let tls = tls.map(|tls| entrance::listener_tls(tls, base));
+        let redirect = entrance::redirect(&section, tls.is_some());
+        let proxy_protocol = entrance::proxy_protocol(&section);
         if let (Some(address), Some(found)) = (address, found) {
             let taken = listeners.iter().any(|known: &Listener| known.address == address);
             if taken && address.port() != 0 {
                 let message = format!("a listener on {address} is there already");
                 section.problem(Problem::new(found.span, &message));
             }
-            listeners.push(Listener { address, tls });
+            listeners.push(Listener { address, tls, redirect, proxy_protocol });
         }
         section.finish();
     }
@@ -62,25 +66,30 @@ pub(in crate::config) fn parse_address(text: &str) -> Result<SocketAddr, String>
     })
 }
 
-fn listener_tls(section: Scope<'_>, base: Base<'_>) -> ListenerTls {
-    let meaning =
-        "Certificates with their keys; the one that fits the client's name, else the first.";
-    let mut certificates = Vec::new();
-    for certificate in section.sections("certificates", true, meaning) {
-        certificates.extend(identity(&certificate, base));
-        certificate.finish();
-    }
-    section.finish();
-    ListenerTls { certificates }
-}
-
 pub(super) fn identity(section: &Scope<'_>, base: Base<'_>) -> Option<Arc<Identity>> {
     let chain =
         section.required_text("chain", "PEM file", "The certificate chain, own certificate first.");
     let key = section.required_text("key", "PEM file", "The private key.");
-    let chain = chain.and_then(|found| certificates(section, "chain", &found, base));
-    let key = key.and_then(|found| private_key(section, &found, base));
-    Some(Arc::new(Identity { chain: chain?, key: key? }))
+    let (chain, key) = (chain?, key?);
+    identity_of(section, &chain, &key, base)
+}
+
+/// A chain and a key that belong together.
+pub(super) fn identity_of(
+    section: &Scope<'_>,
+    chain: &Found<String>,
+    key_file: &Found<String>,
+    base: Base<'_>,
+) -> Option<Arc<Identity>> {
+    let chain = certificates(section, "chain", chain, base);
+    let key = private_key(section, key_file, base);
+    let (chain, key) = (chain?, key?);
+    let provider = ring::default_provider();
+    if let Err(error) = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider) {
+        wrong(section, "key", key_file, &format!("it does not fit the chain: {error}"));
+        return None;
+    }
+    Some(Arc::new(Identity { chain, key }))
 }
 
 pub(super) fn certificates(
@@ -90,14 +99,7 @@ pub(super) fn certificates(
     base: Base<'_>,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let bytes = read(section, found, base)?;
-    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match parsed {
-        Ok(certificates) if !certificates.is_empty() => Some(certificates),
-        _ => {
-            wrong(section, key, found, "the file must hold certificates in PEM form");
-            None
-        }
-    }
+    pem::certificates(&bytes).inspect_err(|remedy| wrong(section, key, found, remedy)).ok()
 }
 
 fn private_key(
@@ -106,21 +108,10 @@ fn private_key(
     base: Base<'_>,
 ) -> Option<PrivateKeyDer<'static>> {
     let bytes = read(section, found, base)?;
-    match PrivateKeyDer::from_pem_slice(&bytes) {
-        Ok(key) => Some(key),
-        Err(_) => {
-            wrong(
-                section,
-                "key",
-                found,
-                "the file must hold an unencrypted private key in PEM form",
-            );
-            None
-        }
-    }
+    pem::private_key(&bytes).inspect_err(|remedy| wrong(section, "key", found, remedy)).ok()
 }
 
-fn read(section: &Scope<'_>, found: &Found<String>, base: Base<'_>) -> Option<Vec<u8>> {
+pub(super) fn read(section: &Scope<'_>, found: &Found<String>, base: Base<'_>) -> Option<Vec<u8>> {
     let path = base.0.join(&found.value);
     match fs::read(&path) {
         Ok(bytes) => Some(bytes),

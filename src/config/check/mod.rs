@@ -3,6 +3,7 @@
 //!
 //! Defaults come from the model's own `Default`s, so that they are written once.
 
+mod entrance;
 mod failures;
 mod listener;
 mod rehearsal;
@@ -33,7 +34,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = workers(&root, cores);
     let listeners = listener::listeners(&root, base);
-    let admin = admin(&root);
+    let admin = admin(&root, base);
     let upstreams = upstream::upstreams(&root, base);
     let failures = failures::global(&root, base);
     let secret = rehearsal::secret(&root, base);
@@ -41,6 +42,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let mut websocket = websocket(&root);
     let clients = clients(&root);
     let forwarded = forwarded(&root);
+    entrance::trust(&root, &listeners, &forwarded);
     let log = log(&root);
     let journal = journal(&root);
     let shutdown = shutdown(&root);
@@ -82,17 +84,18 @@ fn workers(root: &Scope<'_>, cores: usize) -> usize {
     }
 }
 
-fn admin(root: &Scope<'_>) -> Admin {
+fn admin(root: &Scope<'_>, base: Base<'_>) -> Admin {
     let section = root.section("admin", "Where operators connect.");
-    let meaning = "The operators' address, or `off`. Keep it on loopback: it has no password.";
+    let meaning = "The operators' address, or `off`. On any but loopback `token_file` is required.";
     let default = "127.0.0.1:9900";
     let address = match section.text("address", listener::ADDRESS, Some(default), meaning) {
         None => default.parse().ok(),
         Some(found) if matches!(&*found.value, "off" | "false") => None,
         Some(found) => listener::address(&section, "address", &found),
     };
+    let token = entrance::token(&section, address, base);
     section.finish();
-    Admin { address }
+    Admin { address, token }
 }
 
 fn websocket(root: &Scope<'_>) -> WebSocket {

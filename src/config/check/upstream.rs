@@ -10,7 +10,7 @@ use super::super::model::{
 };
 use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
-use super::{Base, listener, plain_name, survive, to_usize, wrong};
+use super::{Base, entrance, listener, plain_name, survive, to_usize, wrong};
 
 /// The largest window of HTTP/2 (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = 0x7fff_ffff;
@@ -31,11 +31,12 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
                 "use up to 64 letters, digits, `-`, `_` and `.`: it becomes a metric label";
             section.problem(Problem::new(name.span, &message).remedy(remedy));
         }
+        let protocol = protocol(&section);
         let upstream = Upstream {
             name: label.unwrap_or_else(|| name.text.into()),
             endpoints: endpoints(&section),
             dns: dns(&section),
-            protocol: protocol(&section),
+            protocol,
             timeouts: timeouts(&section),
             limits: limits(&section),
             retry: retry(&section),
@@ -50,6 +51,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             ),
             health: survive::health(&section),
             tls: tls(&section, base),
+            proxy_protocol: entrance::proxy_version(&section, protocol),
         };
         survive::agree(&section, &upstream);
         section.finish();

@@ -109,6 +109,8 @@ const fn client_title(failure: ClientFailure) -> &'static str {
         ClientFailure::Gone => "The client closed the connection.",
         ClientFailure::WebsocketProtocolError => "The WebSocket protocol was violated.",
         ClientFailure::WebsocketMessageTooBig => "The WebSocket message is too big.",
+        ClientFailure::TlsHandshake => "The TLS handshake failed.",
+        ClientFailure::ProxyProtocol => "The PROXY protocol was violated.",
     }
 }
 

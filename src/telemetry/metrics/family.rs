@@ -127,6 +127,15 @@ families! {
     CLIENT_CONNECTIONS, "seawall_client_connections", Gauge,
         [],
         "Open connections of clients.";
+    REDIRECTS, "seawall_https_redirects_total", Counter,
+        [],
+        "Requests on redirect listeners that were sent on to https.";
+    CERTIFICATE_RELOADS, "seawall_certificate_reloads_total", Counter,
+        ["listener", "result"],
+        "Changed certificate files of listeners: ok (in use), or failed (the old ones stay).";
+    CERTIFICATE_EXPIRY, "seawall_certificate_expiry_timestamp_seconds", Gauge,
+        ["listener", "certificate"],
+        "When the listener's certificate ends, in seconds since 1970; by the file of its chain.";
     CONFIG_RELOADS, "seawall_config_reloads_total", Counter,
         ["result"],
         "Configurations loaded since the start, ok or failed.";

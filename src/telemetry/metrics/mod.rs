@@ -68,6 +68,9 @@ pub struct Metrics {
     concurrency_refused: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
+    redirects: IntCounter,
+    certificate_reloads: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
 }
 
 /// Makes and registers families. A name that is taken, or a label that is not valid, would be a
@@ -160,6 +163,9 @@ impl Metrics {
             concurrency_refused: make.counter(&family::CONCURRENCY_REFUSED)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
+            redirects: make.counter(&family::REDIRECTS)?.with_label_values(NO_LABELS),
+            certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
+            certificate_expiry: make.gauge(&family::CERTIFICATE_EXPIRY)?,
             registry: registry.clone(),
         };
         let process = prometheus::process_collector::ProcessCollector::for_self();
@@ -291,6 +297,23 @@ impl Metrics {
         self.config_reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
     }
 
+    /// Counts a request that was sent on to `https`.
+    pub fn redirected(&self) {
+        self.redirects.inc();
+    }
+
+    /// The handles of the certificates of one listener.
+    #[must_use]
+    pub fn certificates(&self, listener: &str) -> CertificateMetrics {
+        let reloads = |result| self.certificate_reloads.with_label_values(&[listener, result]);
+        CertificateMetrics {
+            listener: listener.to_owned(),
+            reloaded: reloads("ok"),
+            failed: reloads("failed"),
+            expiry: self.certificate_expiry.clone(),
+        }
+    }
+
     /// Everything in the text format 0.0.4.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -303,6 +326,33 @@ impl Metrics {
 }
 
 const NO_LABELS: &[&str] = &[];
+
+/// The handles of the certificates of one listener.
+#[derive(Clone, Debug)]
+pub struct CertificateMetrics {
+    listener: String,
+    reloaded: IntCounter,
+    failed: IntCounter,
+    expiry: IntGaugeVec,
+}
+
+impl CertificateMetrics {
+    /// Counts files that have changed: whether they are in use now.
+    pub fn reloaded(&self, ok: bool) {
+        if ok { &self.reloaded } else { &self.failed }.inc();
+    }
+
+    /// The certificate of this name is not shown any more.
+    pub fn forget(&self, certificate: &str) {
+        // It is not there if its end could not be read.
+        let _ = self.expiry.remove_label_values(&[&*self.listener, certificate]);
+    }
+
+    /// When the certificate of this name ends, in seconds since 1970.
+    pub fn expires(&self, certificate: &str, end: i64) {
+        self.expiry.with_label_values(&[&*self.listener, certificate]).set(end);
+    }
+}
 
 /// An open connection of a client.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ fn resolved() -> (Arc<Metrics>, RouteMetrics, UpstreamMetrics) {
     let metrics = Metrics::new().unwrap();
     let route = metrics.route("all", "app");
     metrics.rehearses("all");
+    metrics.certificates("0.0.0.0:443").expires("chain.pem", 4_102_444_800);
     let upstream = metrics.upstream("app", &["postgres".into()], Protocol::ALL);
     let _ = upstream.endpoint("http://a:1");
     (metrics, route, upstream)
@@ -136,4 +137,24 @@ fn every_result_of_a_retry_has_a_cell() {
         let line = format!("result=\"{}\",upstream=\"app\"}} 1", result.name());
         assert!(text(&metrics).contains(&line), "{line}");
     }
+}
+
+#[test]
+fn certificates_are_told_by_listener_and_file() {
+    let (metrics, ..) = resolved();
+    let certificates = metrics.certificates("0.0.0.0:443");
+    certificates.reloaded(true);
+    certificates.reloaded(false);
+    certificates.reloaded(false);
+    let text = text(&metrics);
+    for line in [
+        "seawall_certificate_reloads_total{listener=\"0.0.0.0:443\",result=\"ok\"} 1",
+        "seawall_certificate_reloads_total{listener=\"0.0.0.0:443\",result=\"failed\"} 2",
+        "seawall_certificate_expiry_timestamp_seconds{certificate=\"chain.pem\",listener=\"0.0.0.0:443\"} 4102444800",
+    ] {
+        assert!(text.contains(line), "{line}");
+    }
+    certificates.forget("chain.pem");
+    let text = super::tests::text(&metrics);
+    assert!(!text.contains("seawall_certificate_expiry_timestamp_seconds{"));
 }

@@ -26,7 +26,7 @@ fn found(last: u8, weight: u32) -> Found {
 
 fn answer(last: &[u8], ttl: u64) -> Result<Answer, Silence> {
     let found = last.iter().map(|last| found(*last, 1)).collect();
-    Ok(Answer { found, ttl: Duration::from_secs(ttl) })
+    Ok(Answer { found, ttl: Duration::from_secs(ttl), trouble: None })
 }
 
 fn labels(shared: &Shared) -> Vec<String> {
@@ -125,7 +125,7 @@ async fn an_endpoint_whose_weight_changes_stays() {
     let (_metrics, shared) = shared("http://app.test:80");
     let weighed = |weight| {
         let found = vec![found(1, weight), found(2, 1)];
-        Ok(Answer { found, ttl: Duration::from_secs(30) })
+        Ok(Answer { found, ttl: Duration::from_secs(30), trouble: None })
     };
     let _ = timeout(Duration::ZERO, follow_these(&shared, vec![weighed(1)])).await;
     let before = shared.current();
@@ -139,4 +139,24 @@ async fn an_endpoint_whose_weight_changes_stays() {
 fn weights_of_srv_keep_their_proportion() {
     assert_eq!([0, 1, 100].map(|weight| scaled(weight, 100)), [1, 1, 100]);
     assert_eq!([0, 6553, 65_535].map(|weight| scaled(weight, 65_535)), [1, 9, 100]);
+}
+
+#[test]
+fn a_family_that_fails_keeps_what_it_had_and_one_that_never_was_is_not_missed() {
+    let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+    let told = |last: u8, ttl| Ok((vec![ip(last)], Duration::from_secs(ttl)));
+    let none = || Ok((Vec::new(), Duration::ZERO));
+    let silent = || Err(Silence::Timeout);
+    let mut known = Known::default();
+    let mut merge = |four, six| {
+        let merged = known.merge("app.test", [four, six]);
+        merged.map(|(addresses, ttl, trouble)| (addresses, ttl.as_secs(), trouble.is_some()))
+    };
+    assert_eq!(merge(silent(), silent()).unwrap_err().kind(), Kind::DnsTimeout);
+    assert_eq!(merge(told(1, 30), silent()).unwrap(), (vec![ip(1)], 30, false));
+    assert_eq!(merge(told(1, 30), told(6, 9)).unwrap(), (vec![ip(1), ip(6)], 9, false));
+    assert_eq!(merge(silent(), told(7, 9)).unwrap(), (vec![ip(1), ip(7)], 9, true));
+    assert!(merge(silent(), Err(Silence::Empty)).is_err(), "nobody knows: all is kept");
+    assert_eq!(merge(told(2, 30), none()).unwrap(), (vec![ip(2)], 30, false));
+    assert_eq!(merge(told(2, 30), silent()).unwrap(), (vec![ip(2)], 30, false), "it has none");
 }

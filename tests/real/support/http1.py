@@ -46,13 +46,15 @@ class Client:
 
     port: int
     timeout: float = 30.0
+    connected: socket.socket | None = None
     end: str | None = None
     _buffer: bytes = b""
     _method: str = ""
     _socket: socket.socket = field(init=False)
 
     def __post_init__(self):
-        self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=self.timeout)
+        # A connection that somebody else has opened: over TLS, or from another address.
+        self._socket = self.connected or socket.create_connection(("127.0.0.1", self.port), timeout=self.timeout)
 
     def __enter__(self):
         return self

@@ -1,0 +1,143 @@
+//! What a listener does with every request, whatever route it takes: sends it on to `https`, or
+//! tells the client to use TLS alone (RFC 6797); and which fields only we may set.
+
+use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
+use http::uri::PathAndQuery;
+use http::{HeaderName, Method, Response, StatusCode, request};
+use hyper::body::Incoming;
+
+use super::client::Client;
+use super::content::Content;
+use super::request::X_REQUEST_ID;
+use super::{Left, Worker, refuse_unrouted, request as incoming};
+use crate::config::model::Config;
+use crate::failure::ClientFailure;
+use crate::telemetry::request_id::RequestId;
+
+/// The certificates behind the client's (RFC 9440 §2.3): a field that belongs to the first one.
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+
+/// What a listener does with every request.
+#[derive(Debug, Default)]
+pub struct Entrance {
+    /// The port of `https` to which requests are sent on; `None` serves them.
+    pub redirect: Option<u16>,
+    /// `Strict-Transport-Security` of every answer that has none of its own.
+    pub hsts: Option<HeaderValue>,
+}
+
+impl Entrance {
+    /// Completes an answer, the upstream's or our own.
+    pub fn complete(&self, response: &mut Response<Content>) {
+        if let Some(hsts) = &self.hsts {
+            let fields = response.headers_mut();
+            fields.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+        }
+    }
+}
+
+/// The fields that tell upstreams who a client is: no client may set them, wherever it comes in.
+#[must_use]
+pub fn reserved(config: &Config) -> Vec<HeaderName> {
+    let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let mut names: Vec<_> =
+        tls.filter_map(|tls| tls.clients.as_ref()).map(|clients| clients.field.clone()).collect();
+    if names.iter().any(|name| name.as_str() == "client-cert") {
+        names.push(CLIENT_CERT_CHAIN);
+    }
+    names.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names
+}
+
+/// Sends the client to the same address under `https`: 308, so that method and content stay.
+pub async fn redirect(
+    worker: &Worker,
+    client: &Client,
+    parts: request::Parts,
+    body: Incoming,
+    port: u16,
+    id: &RequestId,
+) -> Response<Content> {
+    let host = incoming::check(&parts).ok();
+    let target = match parts.method {
+        Method::CONNECT => None,
+        _ => parts.uri.path_and_query().map(PathAndQuery::as_str).or(Some("/")),
+    };
+    let location = host.zip(target).and_then(|(host, target)| location(host, target, port));
+    let Some(location) = location else {
+        let failure = ClientFailure::BadRequest;
+        return refuse_unrouted(worker, client, &parts, body, failure, id).await;
+    };
+    worker.metrics.redirected();
+    let mut response = Response::new(Content::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    // Also of a HEAD, where there is no content to count.
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    let left = Left { body: Some(body), expects_continue: incoming::expects_continue(&parts) };
+    left.settle(client, parts.version, response).await
+}
+
+/// The host without its port, and the target. `None`: the client has named no host, or no path.
+fn location(host: &str, target: &str, port: u16) -> Option<HeaderValue> {
+    let name = match host.rsplit_once(':') {
+        // A colon inside brackets belongs to the address.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let path = match target.chars().next() {
+        None => "/",
+        Some('/') => "",
+        Some('?') => "/",
+        Some(_) => return None,
+    };
+    if name.is_empty() {
+        return None;
+    }
+    let location = match port {
+        443 => format!("https://{name}{path}{target}"),
+        _ => format!("https://{name}:{port}{path}{target}"),
+    };
+    HeaderValue::try_from(location).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_and_target_stay_and_the_port_is_the_configured_one() {
+        for (host, target, port, expected) in [
+            ("shop.example", "/a?b=c", 443, "https://shop.example/a?b=c"),
+            ("shop.example:8080", "/", 443, "https://shop.example/"),
+            ("shop.example:8080", "/", 8443, "https://shop.example:8443/"),
+            ("[::1]:80", "/", 443, "https://[::1]/"),
+            ("[::1]", "//evil.example", 8443, "https://[::1]:8443//evil.example"),
+            ("shop.example", "?a", 443, "https://shop.example/?a"),
+            ("shop.example", "", 443, "https://shop.example/"),
+        ] {
+            let expected = HeaderValue::from_static(expected);
+            assert_eq!(location(host, target, port), Some(expected), "{host} {target}");
+        }
+        assert_eq!(location("", "/", 443), None);
+        assert_eq!(location(":80", "/", 443), None);
+        assert_eq!(location("shop.example", "*", 443), None);
+    }
+
+    #[test]
+    fn an_answer_with_a_policy_of_its_own_keeps_it() {
+        let entrance =
+            Entrance { redirect: None, hsts: Some(HeaderValue::from_static("max-age=60")) };
+        let mut response = Response::new(Content::empty());
+        entrance.complete(&mut response);
+        assert_eq!(response.headers()[STRICT_TRANSPORT_SECURITY], "max-age=60");
+        let own = HeaderValue::from_static("max-age=1");
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, own);
+        entrance.complete(&mut response);
+        assert_eq!(response.headers()[STRICT_TRANSPORT_SECURITY], "max-age=1");
+    }
+}
