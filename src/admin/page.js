@@ -115,7 +115,7 @@ function since(seen, hurt) {
   const length = seen.length;
   if (last < 0) {
     const minutes = Math.max(1, Math.round((length * status.history.step_ms) / 60_000));
-    return `None reached a client in the last ${counted(minutes, "minute", "minutes")}.`;
+    return minutes > 1 ? `None reached a client in the last ${minutes} minutes.` : "";
   }
   if (!hurt) return `The last one reached a client at ${clock(begin(last))}, ${ago(status.time_ms - begin(last))} ago.`;
   const pause = (status.now.seconds * 1000) / status.history.step_ms;
