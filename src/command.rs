@@ -9,7 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
-use crate::server::Server;
+use crate::server::watch::Watch;
+use crate::server::{Running, Server};
 use crate::telemetry::log;
 
 /// What to do when there is nothing to do.
@@ -49,7 +50,8 @@ Examples:
   seawall demo                                              every fault, without and with seawall
 
 Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
-Signals: SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
+Signals: SIGHUP reads the configuration file again, as does a change of it; nothing that the change
+does not concern is interrupted. SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
 and exit 0; a second one exits at once.";
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +84,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             demo::run(demo::Options { once, ..demo::Options::default() })
         }
         None => match load(arguments.config, arguments.upstream, arguments.listen) {
-            Some(Ok(config)) => serve(config),
+            Some(Ok((config, file))) => serve(config, file.as_deref()),
             Some(Err(diagnostics)) => {
                 eprintln!("{diagnostics}");
                 ExitCode::FAILURE
@@ -95,15 +97,17 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// The configuration, and the file that it is from.
 fn load(
     file: Option<PathBuf>,
     upstream: Option<String>,
     listen: Option<String>,
-) -> Option<Result<Config, Diagnostics>> {
+) -> Option<Result<(Config, Option<PathBuf>), Diagnostics>> {
     if let Some(upstream) = upstream {
-        return Some(Config::for_upstream(&upstream, listen.as_deref()));
+        let config = Config::for_upstream(&upstream, listen.as_deref());
+        return Some(config.map(|config| (config, None)));
     }
-    file.or_else(default_file).map(|file| config::load(&file))
+    file.or_else(default_file).map(|file| config::load(&file).map(|config| (config, Some(file))))
 }
 
 fn default_file() -> Option<PathBuf> {
@@ -137,9 +141,9 @@ fn summary(file: &Path, config: &Config) -> String {
     )
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, file: Option<&Path>) -> ExitCode {
     log::init(&config.log);
-    let running = match Server::start(config) {
+    let mut running = match Server::start(config) {
         Ok(running) => running,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
@@ -155,7 +159,7 @@ fn serve(config: Config) -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let waited = runtime.and_then(|runtime| {
-        let result = runtime.block_on(terminated());
+        let result = runtime.block_on(run_until_told(&mut running, file));
         if result.is_ok() {
             tracing::info!("draining");
             // A second signal does not wait for the drain.
@@ -175,18 +179,40 @@ fn serve(config: Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Reloads when it is asked to, until it is told to end.
+async fn run_until_told(running: &mut Running, file: Option<&Path>) -> std::io::Result<()> {
+    let terminated = terminated();
+    tokio::pin!(terminated);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut watch = file.map(Watch::new);
+    loop {
+        let settings = running.config().reload.clone();
+        let changed = async {
+            match &mut watch {
+                Some(watch) if settings.watch => watch.changed(settings.interval).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = &mut terminated => return result,
+            _ = hangup.recv() => {}
+            () = changed => {}
+        }
+        match (file, &mut watch) {
+            (Some(file), Some(watch)) => {
+                watch.note();
+                running.reload_file(file);
+            }
+            _ => tracing::warn!("there is no configuration file to read again"),
+        }
+    }
+}
+
 async fn terminated() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Its default is to end the process without a drain, which nobody who sends it means.
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                tracing::warn!("SIGHUP changes nothing: a new configuration needs a restart");
-            }
-        }
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
     }
 }

@@ -6,8 +6,8 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,7 +51,7 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct State {
     readiness: AtomicU8,
-    config: Value,
+    config: Mutex<Value>,
 }
 
 const STARTING: u8 = 0;
@@ -62,7 +62,16 @@ impl State {
     /// The state of a process that starts with this configuration, secrets already hidden.
     #[must_use]
     pub fn new(config: Value) -> Self {
-        State { readiness: AtomicU8::new(STARTING), config }
+        State { readiness: AtomicU8::new(STARTING), config: Mutex::new(config) }
+    }
+
+    /// Another configuration runs from now on.
+    pub fn set_config(&self, config: Value) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    fn config(&self) -> Value {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Clients are served.
@@ -145,7 +154,7 @@ impl Admin {
                 Ok(query) => json(&self.journal.snapshot(&query)),
                 Err(problem) => text(StatusCode::BAD_REQUEST, problem),
             },
-            "/config" => json(&self.state.config),
+            "/config" => json(&self.state.config()),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "not found; try /metrics, /livez, /readyz, /failures, /config or /\n",

@@ -11,7 +11,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::failure::policy::Policy;
 
+mod reload;
 mod survive;
+pub use reload::Reload;
 pub use survive::{Balance, Ejection, HashKey, Health, Probe};
 
 /// A complete, valid configuration.
@@ -39,6 +41,8 @@ pub struct Config {
     pub journal: Journal,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// When the file is read again.
+    pub reload: Reload,
 }
 
 /// A listening socket for clients.

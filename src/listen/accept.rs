@@ -1,5 +1,6 @@
 //! The accept loop of one worker on one listener, and the first steps of a connection.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,7 @@ use super::drain::{Drain, Open};
 use super::io::Transport;
 use super::{http1, http2};
 use crate::forward::Worker;
+use crate::forward::current::Current;
 
 /// How long a failed accept is paused: out of descriptors, a busy loop would help nobody.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -29,9 +31,12 @@ const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
-    /// TLS, if the listener has it.
-    pub tls: Option<TlsAcceptorDebug>,
+    /// TLS for the next connection.
+    pub tls: CurrentTls,
 }
+
+/// A listener's TLS, if it has any, as it is now: a reload may replace it.
+pub type CurrentTls = Rc<RefCell<Option<TlsAcceptorDebug>>>;
 
 /// A TLS acceptor that can be printed.
 #[derive(Clone)]
@@ -43,21 +48,21 @@ impl std::fmt::Debug for TlsAcceptorDebug {
     }
 }
 
-/// Accepts until draining begins; connections go on in tasks of their own, counted by `open`.
-pub async fn run(worker: Rc<Worker>, listener: Listener, drain: Drain, open: Open) {
-    let begun = drain.clone().begun();
-    tokio::pin!(begun);
+/// Accepts until the process or the listener is leaving; connections go on in tasks of their own, counted by `open`.
+pub async fn run(current: Rc<Current>, listener: Listener, drain: Drain, open: Open) {
+    let leaving = drain.clone().leaving();
+    tokio::pin!(leaving);
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = listener.socket.accept() => accepted,
-            () = &mut begun => break,
+            () = &mut leaving => break,
         };
-        take(&worker, &listener, accepted, &drain, &open).await;
+        take(&current, &listener, accepted, &drain, &open).await;
     }
     // What the kernel has accepted already is served: closing the socket would reset it.
     while let Some(accepted) = ready(listener.socket.accept()).await {
-        take(&worker, &listener, accepted, &drain, &open).await;
+        take(&current, &listener, accepted, &drain, &open).await;
     }
 }
 
@@ -74,7 +79,7 @@ async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 async fn take(
-    worker: &Rc<Worker>,
+    current: &Rc<Current>,
     listener: &Listener,
     accepted: io::Result<(TcpStream, SocketAddr)>,
     drain: &Drain,
@@ -84,9 +89,10 @@ async fn take(
         Ok((tcp, address)) => {
             let from = address.ip().to_canonical();
             let guard = open.enter(from);
-            let crowded = crowd(worker, open, from);
-            let worker = Rc::clone(worker);
-            let tls = listener.tls.clone();
+            let worker = current.get();
+            let crowded = crowd(&worker, open, from);
+            let current = Rc::clone(current);
+            let tls = listener.tls.borrow().clone();
             let drain = drain.clone();
             tokio::task::spawn_local(async move {
                 let _guard = guard;
@@ -95,7 +101,8 @@ async fn take(
                     return refuse(tcp, tls.is_some(), limit).await;
                 }
                 let _connection = worker.metrics.client_connected();
-                if let Err(error) = connection(&worker, tcp, address, tls, drain).await {
+                drop(worker);
+                if let Err(error) = connection(&current, tcp, address, tls, drain).await {
                     tracing::debug!(%address, %error, "client connection ended early");
                 }
             });
@@ -134,14 +141,14 @@ async fn refuse(mut tcp: TcpStream, tls: bool, limit: &str) {
 }
 
 async fn connection(
-    worker: &Rc<Worker>,
+    current: &Rc<Current>,
     tcp: TcpStream,
     address: SocketAddr,
     tls: Option<TlsAcceptorDebug>,
     drain: Drain,
 ) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let limit = worker.clients.handshake_timeout;
+    let limit = current.get().clients.handshake_timeout;
     let (mut transport, scheme) = match tls {
         None => (Transport::Tcp(tcp), "http"),
         Some(TlsAcceptorDebug(acceptor)) => {
@@ -149,24 +156,25 @@ async fn connection(
             (Transport::Tls(Box::new(session)), "https")
         }
     };
+    let limit = current.get().clients.head_timeout;
     let detected = tokio::select! {
         biased;
-        detected = timeout(worker.clients.head_timeout, detect(&mut transport)) => detected?,
+        detected = timeout(limit, detect(&mut transport)) => detected?,
         // An idle connection has nothing to finish.
         () = drain.clone().begun() => return Ok(()),
     };
     let Some((spoken, early)) = detected? else { return Ok(()) };
-    let peer = worker.peer(address.ip(), scheme);
+    let peer = current.get().peer(address.ip(), scheme);
     match spoken {
         // Boxed, so that a WebSocket does not occupy for its life what HTTP needed before it.
         Spoken::Http1 => {
-            let http = http1::serve(worker, transport, early.freeze(), peer, drain.clone());
+            let http = http1::serve(current, transport, early.freeze(), peer, drain.clone());
             if let Some(switched) = Box::pin(http).await.map(Box::new) {
                 Box::pin(http1::relay(switched, drain)).await;
             }
         }
         Spoken::Http2 => {
-            Box::pin(http2::serve(worker, transport, early.freeze(), peer, drain)).await;
+            Box::pin(http2::serve(current, transport, early.freeze(), peer, drain)).await;
         }
     }
     Ok(())

@@ -56,33 +56,37 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Prepares an upstream for use.
+    /// Prepares an upstream for use. After a reload that has changed it, `previous` is what it was
+    /// before: connections and WebSockets that are still open there count here as well.
     ///
     /// # Errors
     /// If its TLS settings cannot be used.
     pub fn new(
         settings: Arc<model::Upstream>,
         metrics: UpstreamMetrics,
+        previous: Option<&Shared>,
     ) -> Result<Self, TlsSettingsError> {
-        let tls = Tls::of(&settings)?;
-        let targets = settings.endpoints.iter().map(|endpoint| {
-            let session = match (&tls, endpoint.scheme) {
-                (Some(tls), model::Scheme::Https) => {
-                    Some((tls.clone(), tls::server_name(&settings, endpoint)?))
-                }
-                _ => None,
-            };
-            Ok(Target::new(endpoint.clone(), session))
-        });
-        let targets = targets.collect::<Result<_, TlsSettingsError>>()?;
+        let targets = targets(&settings)?;
         let limits = &settings.limits;
-        let admission = Arc::new(Admission::new(limits.websockets, limits.handshakes));
+        let limited = |limits: &model::UpstreamLimits| (limits.websockets, limits.handshakes);
+        let admission = previous
+            .filter(|previous| limited(&previous.settings.limits) == limited(limits))
+            .map(|previous| Arc::clone(&previous.admission))
+            .unwrap_or_else(|| Arc::new(Admission::new(limits.websockets, limits.handshakes)));
         let plan = Plan::new(&settings.balance, &settings.endpoints);
         let roster = Roster::new(&settings);
-        let open = Arc::default();
+        let open = previous.map(|previous| Arc::clone(&previous.open)).unwrap_or_default();
         let shared = Shared { settings, metrics, targets, plan, roster, open, admission };
         (0..shared.targets.len()).for_each(|endpoint| shared.tell_whether_up(endpoint));
         Ok(shared)
+    }
+
+    /// Whether an upstream can be prepared for use, without a trace of it.
+    ///
+    /// # Errors
+    /// If its TLS settings cannot be used.
+    pub fn check(settings: &model::Upstream) -> Result<(), TlsSettingsError> {
+        targets(settings).map(drop)
     }
 
     /// Brings the gauge of the endpoint up to date.
@@ -119,6 +123,20 @@ impl Shared {
     fn label(&self, endpoint: usize) -> &str {
         self.targets.get(endpoint).map_or("", |target| &*target.endpoint.label)
     }
+}
+
+fn targets(settings: &model::Upstream) -> Result<Vec<Target>, TlsSettingsError> {
+    let tls = Tls::of(settings)?;
+    let targets = settings.endpoints.iter().map(|endpoint| {
+        let session = match (&tls, endpoint.scheme) {
+            (Some(tls), model::Scheme::Https) => {
+                Some((tls.clone(), tls::server_name(settings, endpoint)?))
+            }
+            _ => None,
+        };
+        Ok(Target::new(endpoint.clone(), session))
+    });
+    targets.collect()
 }
 
 /// One worker's view of an upstream.
@@ -245,6 +263,12 @@ impl Upstream {
         let open = Arc::clone(&shared.open);
         let pending = Pending::new(limits.pending, limits.pending_time, open);
         Upstream { shared, endpoints, picker: Picker::new(worker), budget, pending }
+    }
+
+    /// Whether this is a view of these.
+    #[must_use]
+    pub fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
     }
 
     /// The settings.

@@ -6,6 +6,7 @@
 mod failures;
 mod listener;
 mod rehearsal;
+mod reload;
 mod rendering;
 mod route;
 mod survive;
@@ -44,6 +45,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let log = log(&root);
     let journal = journal(&root);
     let shutdown = shutdown(&root);
+    let reload = reload::reload(&root);
     root.finish();
     // The last client that is told to go shall have time to answer.
     let most = shutdown.drain * 4 / 5;
@@ -63,6 +65,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
         log,
         journal,
         shutdown,
+        reload,
     }
 }
 

@@ -8,7 +8,7 @@
 pub mod family;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -61,6 +61,7 @@ pub struct Metrics {
     health_checks: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
+    config_loaded: IntGauge,
 }
 
 /// Makes and registers families. A name that is taken, or a label that is not valid, would be a
@@ -111,6 +112,8 @@ impl Metrics {
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let client_connections = make.gauge(&family::CLIENT_CONNECTIONS)?;
         let config_reloads = make.counter(&family::CONFIG_RELOADS)?;
+        let config_loaded = make.gauge(&family::CONFIG_LAST_SUCCESS)?.with_label_values(NO_LABELS);
+        config_loaded.set(unix_seconds());
         for result in ["ok", "failed"] {
             config_reloads.with_label_values(&[result]);
         }
@@ -147,6 +150,7 @@ impl Metrics {
             endpoint_ejections: make.counter(&family::ENDPOINT_EJECTIONS)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
+            config_loaded,
             registry: registry.clone(),
         };
         let process = prometheus::process_collector::ProcessCollector::for_self();
@@ -192,9 +196,7 @@ impl Metrics {
         dependencies: &[Arc<str>],
         protocols: &[Protocol],
     ) -> UpstreamMetrics {
-        for dependency in dependencies {
-            self.dependency_failures.with_label_values(&[name, dependency]);
-        }
+        self.dependencies(name, dependencies);
         for trace in app::trace::TRACES {
             self.scrubbed_responses.with_label_values(&[name, trace]);
         }
@@ -229,6 +231,19 @@ impl Metrics {
             retries: RetryResult::ALL.map(retry),
             websocket: self.websocket(name),
         }))
+    }
+
+    /// Creates the cells of an upstream's dependencies.
+    pub fn dependencies(&self, upstream: &str, dependencies: &[Arc<str>]) {
+        for dependency in dependencies {
+            self.dependency_failures.with_label_values(&[upstream, dependency]);
+        }
+    }
+
+    /// An endpoint is not configured any more: it is neither up nor down.
+    pub fn forget_endpoint(&self, upstream: &str, endpoint: &str) {
+        // If it was never known, nothing is lost.
+        let _ = self.endpoint_up.remove_label_values(&[upstream, endpoint]);
     }
 
     fn websocket(&self, upstream: &str) -> WebsocketMetrics {
@@ -276,6 +291,9 @@ impl Metrics {
     /// Counts a configuration that was loaded, or could not be.
     pub fn reloaded(&self, ok: bool) {
         self.config_reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+        if ok {
+            self.config_loaded.set(unix_seconds());
+        }
     }
 
     /// Everything in the text format 0.0.4.
@@ -290,6 +308,11 @@ impl Metrics {
 }
 
 const NO_LABELS: &[&str] = &[];
+
+fn unix_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
 
 /// An open connection of a client.
 #[derive(Debug)]
