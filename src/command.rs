@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
+use crate::server::sockets::Inherited;
+use crate::server::takeover::{self, Invocation, TakeoverError};
 use crate::server::watch::Watch;
-use crate::server::{Running, Server};
+use crate::server::{Running, Server, StartError};
 use crate::telemetry::log;
 
 /// What to do when there is nothing to do.
@@ -51,7 +54,8 @@ Examples:
 
 Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
 Signals: SIGHUP reads the configuration file again, as does a change of it; nothing that the change
-does not concern is interrupted. SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
+does not concern is interrupted. SIGUSR2 starts the program's file anew, which takes the listening
+sockets over; then this process leaves. SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
 and exit 0; a second one exits at once.";
 
 #[derive(Debug, Subcommand)]
@@ -143,13 +147,22 @@ fn summary(file: &Path, config: &Config) -> String {
 
 fn serve(config: Config, file: Option<&Path>) -> ExitCode {
     log::init(&config.log);
-    let mut running = match Server::start(config) {
+    // Asked first: the file may be replaced while this process runs.
+    let invocation = Invocation::of_this_process();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cannot_start(&StartError::Worker(error)),
+    };
+    // Signals are listened to before anybody can know that we are here.
+    let entered = runtime.enter();
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return cannot_start(&StartError::Worker(error)),
+    };
+    drop(entered);
+    let mut running = match Server::start_with(config, Inherited::from_env()) {
         Ok(running) => running,
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
-            eprintln!("seawall cannot start: {error}{}", cause.unwrap_or_default());
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return cannot_start(&error),
     };
     for address in running.addresses() {
         tracing::info!(%address, "listening");
@@ -157,33 +170,68 @@ fn serve(config: Config, file: Option<&Path>) -> ExitCode {
     if let Some(address) = running.admin_address() {
         tracing::info!(url = %format!("http://{address}/"), "admin");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let waited = runtime.and_then(|runtime| {
-        let result = runtime.block_on(run_until_told(&mut running, file));
-        if result.is_ok() {
-            tracing::info!("draining");
-            // A second signal does not wait for the drain.
-            std::thread::spawn(move || {
-                if runtime.block_on(terminated()).is_ok() {
-                    std::process::exit(1);
-                }
-            });
-        }
-        result
-    });
-    if let Err(error) = waited {
-        tracing::error!(%error, "cannot wait for signals; draining");
+    if let Err(error) = takeover::tell_ready() {
+        tracing::warn!(%error, "the process before this one cannot be told to leave");
     }
+    let mut signals = runtime.block_on(run_until_told(&mut running, signals, file, &invocation));
+    tracing::info!("draining");
+    // A second signal does not wait for the drain.
+    std::thread::spawn(move || {
+        runtime.block_on(signals.terminated());
+        std::process::exit(1);
+    });
     running.join();
     tracing::info!("stopped");
     ExitCode::SUCCESS
 }
 
-/// Reloads when it is asked to, until it is told to end.
-async fn run_until_told(running: &mut Running, file: Option<&Path>) -> std::io::Result<()> {
-    let terminated = terminated();
-    tokio::pin!(terminated);
-    let mut hangup = signal(SignalKind::hangup())?;
+fn cannot_start(error: &StartError) -> ExitCode {
+    let cause = std::error::Error::source(error).map(|e| format!(": {e}"));
+    eprintln!("seawall cannot start: {error}{}", cause.unwrap_or_default());
+    ExitCode::FAILURE
+}
+
+/// What the process can be told.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+    take_over: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            take_over: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Cancel-safe.
+    async fn terminated(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What to do next.
+enum Next {
+    End,
+    Reload,
+    HandOver,
+}
+
+/// Reloads when it is asked to, until the process is told to end or another one has taken over.
+async fn run_until_told(
+    running: &mut Running,
+    mut signals: Signals,
+    file: Option<&Path>,
+    invocation: &std::io::Result<Invocation>,
+) -> Signals {
     let mut watch = file.map(Watch::new);
     loop {
         let settings = running.config().reload.clone();
@@ -193,26 +241,58 @@ async fn run_until_told(running: &mut Running, file: Option<&Path>) -> std::io::
                 _ => std::future::pending().await,
             }
         };
-        tokio::select! {
-            result = &mut terminated => return result,
-            _ = hangup.recv() => {}
-            () = changed => {}
-        }
-        match (file, &mut watch) {
-            (Some(file), Some(watch)) => {
+        let next = tokio::select! {
+            _ = signals.terminate.recv() => Next::End,
+            _ = signals.interrupt.recv() => Next::End,
+            _ = signals.take_over.recv() => Next::HandOver,
+            _ = signals.reload.recv() => Next::Reload,
+            () = changed => Next::Reload,
+        };
+        match (next, file, &mut watch) {
+            (Next::End, _, _) => return signals,
+            (Next::HandOver, _, _) => {
+                let leave = tokio::select! {
+                    taken_over = hand_over(running, invocation) => taken_over,
+                    // The new process is ended with the future.
+                    () = signals.terminated() => return signals,
+                };
+                if leave {
+                    running.leave();
+                    tokio::select! {
+                        () = sleep(takeover::LINGER) => {}
+                        () = signals.terminated() => {}
+                    }
+                    return signals;
+                }
+            }
+            (Next::Reload, Some(file), Some(watch)) => {
                 watch.note();
                 running.reload_file(file);
             }
-            _ => tracing::warn!("there is no configuration file to read again"),
+            (Next::Reload, _, _) => tracing::warn!("there is no configuration file to read again"),
         }
     }
 }
 
-async fn terminated() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+/// Starts another process that serves instead of this one. Whether it does.
+async fn hand_over(running: &Running, invocation: &std::io::Result<Invocation>) -> bool {
+    let started = match (invocation, running.sockets()) {
+        (Ok(invocation), Ok(sockets)) => {
+            let (program, sockets_given) = (invocation.program().display(), sockets.len());
+            tracing::info!(%program, sockets_given, "starting the process that takes over");
+            invocation.start(sockets).await
+        }
+        (Err(error), _) => Err(TakeoverError::Start(std::io::Error::other(error.to_string()))),
+        (_, Err(error)) => Err(TakeoverError::Start(error)),
+    };
+    match started {
+        Ok(pid) => {
+            tracing::info!(pid, "another process has taken over; leaving");
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "nobody takes over; this process goes on");
+            false
+        }
     }
 }
