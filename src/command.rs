@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
+use crate::server::notify;
 use crate::server::sockets::Inherited;
 use crate::server::takeover::{self, Invocation, TakeoverError};
 use crate::server::watch::Watch;
@@ -54,9 +55,9 @@ Examples:
 
 Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
 Signals: SIGHUP reads the configuration file again, as does a change of it; nothing that the change
-does not concern is interrupted. SIGUSR2 starts the program's file anew, which takes the listening
-sockets over; then this process leaves. SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
-and exit 0; a second one exits at once.";
+does not concern is interrupted. SIGUSR2 starts the program anew, which takes the listening sockets
+over; then this process leaves. SIGTERM and SIGINT drain (stop accepting, finish requests, close
+WebSockets with 1012) and exit 0; a second one exits at once.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -172,6 +173,9 @@ fn serve(config: Config, file: Option<&Path>) -> ExitCode {
     }
     if let Err(error) = takeover::tell_ready() {
         tracing::warn!(%error, "the process before this one cannot be told to leave");
+    }
+    if let Err(error) = notify::ready() {
+        tracing::warn!(%error, "NOTIFY_SOCKET cannot be told that clients are served");
     }
     let mut signals = runtime.block_on(run_until_told(&mut running, signals, file, &invocation));
     tracing::info!("draining");

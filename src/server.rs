@@ -6,6 +6,7 @@
 //! every connection, wait until the last one is gone or the drain time is over, join the threads.
 
 pub mod diff;
+pub mod notify;
 mod reload;
 pub mod sockets;
 pub mod takeover;

@@ -145,3 +145,73 @@ pub(super) fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<StdListener>
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// So many sockets on one port, inherited.
+    fn inherited(count: usize, reuse: Reuse) -> (SocketAddr, Inherited) {
+        let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let sockets = (0..count).map(|_| {
+            let socket = bind(address, reuse).unwrap();
+            address = socket.local_addr().unwrap();
+            (address, socket)
+        });
+        let sockets = sockets.collect();
+        (address, Inherited(sockets))
+    }
+
+    /// Which sockets each worker accepts from: a socket is told by its number in the kernel.
+    fn of_workers(sockets: &Sockets) -> Vec<BTreeSet<u64>> {
+        let cookie = |socket: &StdListener| SockRef::from(socket).cookie().unwrap();
+        sockets.of_workers.iter().map(|worker| worker.iter().map(cookie).collect()).collect()
+    }
+
+    fn open(address: SocketAddr, workers: usize, inherited: &mut Inherited) -> Sockets {
+        Sockets::open(address, workers, inherited, &HashSet::new()).unwrap()
+    }
+
+    #[test]
+    fn every_inherited_socket_is_accepted_from_whatever_the_number_of_workers() {
+        for (given, workers) in [(1, 3), (3, 3), (5, 2)] {
+            let (address, mut inherited) = inherited(given, Reuse::Shared);
+            let sockets = open(address, workers, &mut inherited);
+            let of_workers = of_workers(&sockets);
+            assert_eq!(of_workers.iter().map(BTreeSet::len).sum::<usize>(), given.max(workers));
+            assert!(of_workers.iter().all(|worker| !worker.is_empty()), "{of_workers:?}");
+            assert_eq!(sockets.kept.len(), given.max(workers));
+            assert!(inherited.0.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_socket_that_must_stay_alone_is_shared_by_all_workers() {
+        let (address, mut inherited) = inherited(1, Reuse::Exclusive);
+        let sockets = open(address, 3, &mut inherited);
+        let of_workers = of_workers(&sockets);
+        assert!(of_workers.iter().all(|worker| worker.len() == 1 && *worker == of_workers[0]));
+        assert_eq!(sockets.kept.len(), 1);
+    }
+
+    #[test]
+    fn what_fits_no_address_is_left() {
+        let (address, mut inherited) = inherited(1, Reuse::Exclusive);
+        let other = open(SocketAddr::from(([127, 0, 0, 1], 0)), 1, &mut inherited);
+        assert_ne!(other.address, address);
+        assert_eq!(inherited.0.len(), 1);
+        assert!(inherited.take_one(other.address).unwrap().is_none());
+        assert!(inherited.take_one(address).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_port_that_another_process_has_is_taken_and_one_of_ours_is_not() {
+        let (address, held) = inherited(1, Reuse::Shared);
+        let none = &mut Inherited::default();
+        let error = Sockets::open(address, 1, none, &HashSet::new()).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(Sockets::open(address, 1, none, &HashSet::from([address.port()])).is_ok());
+        drop(held);
+    }
+}
