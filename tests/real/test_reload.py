@@ -90,9 +90,9 @@ def test_100_reloads_under_load_lose_no_request_and_no_websocket(processes, even
     seawall = start_seawall(port, more="reload: { watch: false }")
     first = seawall.file.read_text()
     extra = free_port()
-    second = first.replace(
-        "routes: [", f'  other: {{ endpoints: ["http://127.0.0.1:{port}"] }}\nroutes: [{{ path: /other, upstream: other }}, '
-    ).replace("}]\nadmin", f' }}, {{ address: "127.0.0.1:{extra}" }}]\nadmin')
+    other = f'  other: {{ endpoints: ["http://127.0.0.1:{port}"] }}\n'
+    second = first.replace("routes: [", other + "routes: [{ path: /other, upstream: other }, ")
+    second = second.replace("}]\nadmin", f'}}, {{ address: "127.0.0.1:{extra}" }}]\nadmin')
     assert second.count("other") == 3 and str(extra) in second
 
     async def run():
@@ -128,7 +128,9 @@ def test_100_reloads_under_load_lose_no_request_and_no_websocket(processes, even
     assert added[0]["listeners_added"] == f"127.0.0.1:{extra}"
 
 
-def test_a_change_of_the_file_is_loaded_and_a_mistake_is_told_and_changes_nothing(processes, events, port, start_seawall):
+def test_a_change_of_the_file_is_loaded_and_a_mistake_is_told_and_changes_nothing(
+    processes, events, port, start_seawall
+):
     uvicorn(processes, events, port)
     seawall = start_seawall(port, more="reload: { interval: 100ms }")
     good = seawall.file.read_text()

@@ -1,4 +1,7 @@
-"""Starts a program with listening sockets as systemd does (sd_listen_fds(3)): activate.py FD[,FD…] PROGRAM ARGUMENT…"""
+"""Starts a program with listening sockets as systemd does (sd_listen_fds(3)).
+
+activate.py FD[,FD…] PROGRAM ARGUMENT…
+"""
 
 import fcntl
 import os
