@@ -36,7 +36,7 @@ pub(super) struct Change {
     pub(super) upstreams: Vec<Arc<Shared>>,
     /// All listeners. Those that the worker knows have no sockets here.
     pub(super) listeners: Vec<Serve>,
-    /// Told when it is done.
+    /// Told when it is done, and the sockets of listeners that are gone are closed.
     pub(super) done: Sender<()>,
 }
 
@@ -91,7 +91,7 @@ struct Workplace {
     upstreams: Rc<Upstreams>,
     watching: Vec<(Arc<Shared>, Watching)>,
     listeners: Vec<(u64, CurrentTls)>,
-    accepting: Vec<JoinHandle<()>>,
+    accepting: Vec<(u64, JoinHandle<()>)>,
     sweeping: JoinHandle<()>,
     open: Open,
 }
@@ -149,7 +149,8 @@ impl Workplace {
             open: Open::default(),
         };
         workplace.watch(&first.upstreams);
-        workplace.listen(first.listeners);
+        // At the start no listener is gone.
+        drop(workplace.listen(first.listeners));
         workplace
     }
 
@@ -166,9 +167,14 @@ impl Workplace {
         self.config = change.config;
         self.upstreams.clear_retired();
         self.watch(&change.upstreams);
-        self.listen(change.listeners);
-        // Whoever waits may have given up.
-        let _ = change.done.send(());
+        let gone = self.listen(change.listeners);
+        tokio::task::spawn_local(async move {
+            for task in gone {
+                let _ = task.await;
+            }
+            // Whoever waits may have given up.
+            let _ = change.done.send(());
+        });
     }
 
     /// One worker checks for all of them.
@@ -186,8 +192,13 @@ impl Workplace {
         }
     }
 
-    fn listen(&mut self, listeners: Vec<Serve>) {
-        self.accepting.retain(|task| !task.is_finished());
+    /// Accepts from all these and from no other. What accepts from others and is about to end.
+    fn listen(&mut self, listeners: Vec<Serve>) -> Vec<JoinHandle<()>> {
+        let is_kept = |id| listeners.iter().any(|serve| serve.id == id);
+        let (kept, gone) = std::mem::take(&mut self.accepting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(id, _)| is_kept(*id));
+        self.accepting = kept;
         let mut served = Vec::new();
         for Serve { id, tls, drain, sockets } in listeners {
             let known = self.listeners.iter().find(|(known, _)| *known == id);
@@ -196,23 +207,27 @@ impl Workplace {
             served.push((id, Rc::clone(&current)));
             for socket in sockets {
                 match TcpListener::from_std(socket) {
-                    Ok(socket) => self.accepting.push(tokio::task::spawn_local(accept::run(
-                        Rc::clone(&self.current),
-                        Listener { socket, tls: Rc::clone(&current) },
-                        drain.clone(),
-                        self.open.clone(),
-                    ))),
+                    Ok(socket) => {
+                        let accepting = accept::run(
+                            Rc::clone(&self.current),
+                            Listener { socket, tls: Rc::clone(&current) },
+                            drain.clone(),
+                            self.open.clone(),
+                        );
+                        self.accepting.push((id, tokio::task::spawn_local(accepting)));
+                    }
                     Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
                 }
             }
         }
         self.listeners = served;
+        gone.into_iter().map(|(_, task)| task).collect()
     }
 
     async fn end(self) {
         let Workplace { config, upstreams, watching, accepting, sweeping, open, .. } = self;
         let drained = timeout(config.shutdown.drain, async {
-            for task in accepting {
+            for (_, task) in accepting {
                 let _ = task.await;
             }
             open.none().await;

@@ -24,9 +24,10 @@ fn get(client: &mut Client, path: &'static str, upstream: &Upstream) -> Seen {
     client.exchange(&Request { path, ..Request::get() }, upstream.gate())
 }
 
-/// A free port: nobody listens there until somebody does.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// A free port of 127.0.0.`host`: nobody listens there until somebody does. Each test has a host of
+/// its own, so that no other can take it.
+fn free(host: u8) -> SocketAddr {
+    TcpListener::bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap().local_addr().unwrap()
 }
 
 fn reloads(seawall: &Seawall) -> Vec<String> {
@@ -171,7 +172,7 @@ fn a_request_that_runs_keeps_what_it_began_with() {
 #[test]
 fn a_listener_that_is_new_is_bound_and_one_that_is_gone_drains() {
     let app = Upstream::playing([websocket::open().hang()]);
-    let (kept, gone, new) = (free(), free(), free());
+    let (kept, gone, new) = (free(2), free(2), free(2));
     let listeners = |addresses: [SocketAddr; 2]| {
         let each = addresses.map(|address| format!("{{ address: '{address}' }}")).join(", ");
         format!("{}listeners: [{each}]\n", config(&app, "", "{ upstream: app }"))
@@ -193,7 +194,24 @@ fn a_listener_that_is_new_is_bound_and_one_that_is_gone_drains() {
     assert_eq!(leaves.rest(), (Vec::new(), End::Fin), "an idle connection has nothing to finish");
     let ended = read_to_end(&mut session).unwrap();
     assert_eq!(ended.code, 1012);
-    seawall.until("nobody listens", |_| std::net::TcpStream::connect(gone).is_err().then_some(()));
+    assert!(std::net::TcpStream::connect(gone).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn a_listener_can_go_and_come_back_at_once() {
+    let app = Upstream::healthy();
+    let (stays, comes) = (free(3), free(3));
+    let one = format!("listeners: [{{ address: '{stays}' }}]\n");
+    let two = format!("listeners: [{{ address: '{stays}' }}, {{ address: '{comes}' }}]\n");
+    let yaml = |listeners: &str| format!("{}{listeners}", config(&app, "", "{ upstream: app }"));
+    let mut seawall = Seawall::configured(&yaml(&one));
+    for _ in 0..50 {
+        seawall.reload(&yaml(&two)).unwrap();
+        let mut client = Client::connect(Version::Http1, comes);
+        assert_eq!(get(&mut client, "/", &app).status, 200);
+        seawall.reload(&yaml(&one)).unwrap();
+        assert!(std::net::TcpStream::connect(comes).is_err(), "nobody listens any more");
+    }
 }
 
 #[test]

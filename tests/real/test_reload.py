@@ -82,7 +82,8 @@ def load_again(seawall, text, count):
     other.write_text(text)
     other.replace(seawall.file)
     seawall.process.child.send_signal(signal.SIGHUP)
-    until(lambda: reloads(seawall, "ok") >= count, "the file is loaded")
+    until(lambda: reloads(seawall, "ok") >= count or reloads(seawall, "failed"), "the file is loaded")
+    assert reloads(seawall, "failed") == 0
 
 
 def test_100_reloads_under_load_lose_no_request_and_no_websocket(processes, events, port, start_seawall):
@@ -120,8 +121,8 @@ def test_100_reloads_under_load_lose_no_request_and_no_websocket(processes, even
     assert (reloads(seawall, "ok"), reloads(seawall, "failed")) == (RELOADS, 0)
     assert metrics.total("seawall_failures_total") == 0
     assert metrics.total("seawall_websocket_closes_total", code="1000", initiator="client") == SESSIONS
-    # No more connections than there are at the same time, on each of two workers.
-    assert metrics.total("seawall_connects_total", upstream="app") <= 2 * 6 + SESSIONS
+    # Far fewer connections than reloads. A few come and go: the app closes what is idle for five seconds.
+    assert metrics.total("seawall_connects_total", upstream="app") < RELOADS / 2 + SESSIONS
     assert not listens(extra), "the listener is gone again"
     added = log_lines(seawall, "the configuration is loaded")
     assert (added[0]["upstreams_added"], added[1]["upstreams_removed"]) == ("other", "other")
