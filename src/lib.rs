@@ -26,6 +26,7 @@ pub mod admin;
 pub mod command;
 pub mod config;
 pub mod demo;
+pub mod drain;
 pub mod failure;
 pub mod forward;
 pub mod listen;

@@ -170,7 +170,7 @@ impl Server {
             }
             listeners.push(bound);
         }
-        let state = Arc::new(crate::admin::State::new(config.describe()));
+        let state = Arc::new(crate::admin::State::new(config.describe(), upstreams.clone()));
         let (drainer, drain) = Drainer::new();
 
         let mut running = Running {
@@ -236,6 +236,12 @@ impl Running {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What all workers know about the upstreams, in the configuration's order.
+    #[must_use]
+    pub fn upstreams(&self) -> &[Arc<Shared>] {
+        &self.upstreams
     }
 
     /// The failure journal.
@@ -338,15 +344,13 @@ fn shared_upstream(
     metrics: &Arc<Metrics>,
     previous: Option<&Shared>,
 ) -> Result<Arc<Shared>, StartError> {
-    let endpoints: Vec<_> =
-        settings.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.label)).collect();
     let dependencies = dependencies(config, settings);
     // gRPC needs HTTP/2 on both sides.
     let protocols: &[failure::Protocol] = match settings.protocol {
         model::UpstreamProtocol::Http1 => &[failure::Protocol::Http, failure::Protocol::Websocket],
         model::UpstreamProtocol::Http2 | model::UpstreamProtocol::Auto => failure::Protocol::ALL,
     };
-    let handles = metrics.upstream(&settings.name, &endpoints, &dependencies, protocols);
+    let handles = metrics.upstream(&settings.name, &dependencies, protocols);
     Shared::new(Arc::clone(settings), handles, previous)
         .map(Arc::new)
         .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))

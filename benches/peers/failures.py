@@ -27,8 +27,9 @@ from pathlib import Path
 
 from faults import ALL, HANG, HTTP, OK_TEXT, WEBSOCKET, WHOLE, Fault, Upstream, certificate, length
 from observed import broken, observe, words
-from proxies import ROOT, Site, install, known
-from run import BODY, Server, free_port
+from programs import ROOT, install
+from proxies import Site, known
+from servers import BODY, Server, free_port
 
 NAMES = ["seawall", "nginx", "haproxy", "envoy", "caddy"]
 ORIGIN = Fault("", "", "", WHOLE, (OK_TEXT + length(BODY.encode()) + BODY.encode(), HANG))
@@ -102,7 +103,7 @@ def main():
         parser.error(f"--fault: {', '.join(fault.name for fault in ALL)}")
     if "seawall" in wanted and not arguments.seawall.exists():
         sys.exit(f"{arguments.seawall} is missing: cargo build --release")
-    install(wanted)
+    install(*sorted(wanted & {"nginx", "haproxy", "caddy"}), "openssl", "taskset")
     results = {}
     with tempfile.TemporaryDirectory(prefix="seawall-bench-") as folder:
         # nginx gives up root: its worker must reach its folders.

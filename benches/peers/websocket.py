@@ -22,7 +22,6 @@ import json
 import os
 import platform
 import resource
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,9 +29,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from run import LOAD_CORE, PROXY_CORE, Server, free_port, install, steal_seconds, tool, version
+from programs import ROOT, install, tool, version
+from servers import LOAD_CORE, PROXY_CORE, Instructions, Server, free_port, steal_seconds
 
-ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "benches/websocket"
 
 NGINX = """
@@ -94,35 +93,6 @@ CASES = {
 }
 
 
-class Proxy(Server):
-    """A proxy and the memory of its whole process tree."""
-
-    def pids(self):
-        """The process and its living descendants."""
-        found, at = [self.child.pid], 0
-        while at < len(found):
-            for task in Path(f"/proc/{found[at]}/task").glob("*/children"):
-                found += [int(pid) for pid in task.read_text().split()]
-            at += 1
-        return found
-
-    def pss_kib(self):
-        """Proportional set size: pages that processes share are counted once."""
-        return sum(field(f"/proc/{pid}/smaps_rollup", "Pss") for pid in self.pids())
-
-    def peak_kib(self):
-        """The highest resident set sizes, added up."""
-        return sum(field(f"/proc/{pid}/status", "VmHWM") for pid in self.pids())
-
-
-def field(path, name):
-    """A number of KiB from a file of /proc."""
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    return 0
-
-
 class Load:
     """The clients: a process that prints a line of JSON at each step and waits for a line in between."""
 
@@ -150,27 +120,6 @@ class Load:
         self.child.stdin.flush()
 
 
-class Instructions:
-    """Counts the instructions of a proxy, in its own code and in the kernel; nothing where perf is not allowed."""
-
-    def __init__(self, proxy):
-        self.child = None
-        if tool("perf"):
-            argv = [tool("perf"), "stat", "-x,", "-e", "instructions:u,instructions:k"]
-            argv += ["-p", ",".join(map(str, proxy.pids()))]
-            self.child = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-            # It has no way to say that it counts.
-            time.sleep(0.3)
-
-    def stop(self):
-        """(own, kernel), or None."""
-        if not self.child:
-            return None
-        self.child.send_signal(signal.SIGINT)
-        counts = [line.split(",")[0] for line in self.child.communicate()[1].splitlines() if "instructions" in line]
-        return tuple(map(int, counts)) if len(counts) == 2 and all(map(str.isdigit, counts)) else None
-
-
 class Stage:
     """Starts upstreams and proxies, and stops all of them at the end."""
 
@@ -185,7 +134,7 @@ class Stage:
 
     def start(self, name, argv, core, port):
         log = self.directory / f"{name}-{port}.log"
-        server = Proxy(name, argv, core, port, log)
+        server = Server(name, argv, core, port, log)
         self.running.append(server)
         server.wait_until_it_answers()
         return server
@@ -361,7 +310,7 @@ def main():
         sys.exit(f"{arguments.seawall} is missing: cargo build --release")
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("two cores are needed: one for the proxy, one for the load and the upstream")
-    install()
+    install("nginx", "haproxy", "taskset")
     subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=LOAD, check=True)
     raise_limit(arguments)
     with tempfile.TemporaryDirectory(prefix="seawall-bench-") as directory:

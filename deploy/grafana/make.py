@@ -358,6 +358,39 @@ UPSTREAMS = [
         "ops",
     ),
     lines(
+        "DNS",
+        "Questions for the endpoints of an upstream; after a failure the last good answer is kept.",
+        [(per_second("seawall_dns_lookups_total", UPSTREAM, "upstream, result"), "{{upstream}}: {{result}}")],
+        "ops",
+    ),
+    lines(
+        "Circuits",
+        "0 closed, 1 half-open, 2 open: requests are answered at once until a few probes were served.",
+        [(f"max by (upstream) (seawall_circuit_state{{{UPSTREAM}}})", "{{upstream}}")],
+        "short",
+    ),
+    lines(
+        "Circuits opened, requests refused",
+        "A circuit opens when too many requests fail; those that come then are refused.",
+        [
+            (per_second("seawall_circuit_openings_total", UPSTREAM, "upstream"), "{{upstream}}: opened"),
+            (per_second("seawall_circuit_refused_total", UPSTREAM, "upstream"), "{{upstream}}: refused"),
+        ],
+        "ops",
+    ),
+    lines(
+        "Concurrency limits",
+        "Requests that may wait for their response head at a time, over all workers of an instance; 0 is no limit.",
+        [(f"max by (upstream) (seawall_concurrency_limit{{{UPSTREAM}}})", "{{upstream}}")],
+        "short",
+    ),
+    lines(
+        "Refused by concurrency limits",
+        "Attempts that found as many requests waiting as the upstream can take.",
+        [(per_second("seawall_concurrency_refused_total", UPSTREAM, "upstream"), "{{upstream}}")],
+        "ops",
+    ),
+    lines(
         "Connection attempts that succeeded",
         "Many of them mean that connections are not kept.",
         [(f'sum by (upstream) (rate(seawall_connects_total{{{UPSTREAM},result="ok"}}[{RATE}]))', "{{upstream}}")],

@@ -1,17 +1,20 @@
-//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration.
+//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration, the endpoints.
 //!
 //! It runs on a thread of its own, so that a scrape never waits behind traffic and traffic never
-//! behind a scrape. Everything is read-only. Connections are few and short-lived: both are limited.
+//! behind a scrape. Everything but draining an endpoint is read-only, and no page of another origin
+//! can make an operator's browser do that. Connections are few and short-lived: both are limited.
+
+mod endpoints;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -24,6 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::telemetry::journal::{Journal, Query};
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::Shared;
 
 /// Most connections at the same time.
 const CONNECTIONS: usize = 64;
@@ -51,7 +55,14 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct State {
     readiness: AtomicU8,
-    config: Mutex<Value>,
+    loaded: Mutex<Loaded>,
+}
+
+/// What a reload replaces.
+#[derive(Debug)]
+struct Loaded {
+    config: Value,
+    upstreams: Vec<Arc<Shared>>,
 }
 
 const STARTING: u8 = 0;
@@ -59,19 +70,23 @@ const READY: u8 = 1;
 const DRAINING: u8 = 2;
 
 impl State {
-    /// The state of a process that starts with this configuration, secrets already hidden.
+    /// The state of a process that starts with this configuration, secrets already hidden, and these
+    /// upstreams.
     #[must_use]
-    pub fn new(config: Value) -> Self {
-        State { readiness: AtomicU8::new(STARTING), config: Mutex::new(config) }
+    pub fn new(config: Value, upstreams: Vec<Arc<Shared>>) -> Self {
+        State {
+            readiness: AtomicU8::new(STARTING),
+            loaded: Mutex::new(Loaded { config, upstreams }),
+        }
     }
 
-    /// Another configuration runs from now on.
-    pub fn set_config(&self, config: Value) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    /// This runs from now on.
+    pub fn load(&self, config: Value, upstreams: Vec<Arc<Shared>>) {
+        *self.loaded() = Loaded { config, upstreams };
     }
 
-    fn config(&self) -> Value {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Clients are served.
@@ -131,13 +146,15 @@ impl Admin {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served\n");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return answer;
-        }
         let query = request.uri().query().unwrap_or_default();
-        match request.uri().path() {
+        let path = request.uri().path();
+        if let "/endpoints/drain" | "/endpoints/restore" = path {
+            return self.drain(request, query, path.ends_with("drain"));
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return not_allowed("only GET and HEAD are served\n", "GET, HEAD");
+        }
+        match path {
             "/" => reply(StatusCode::OK, "text/html; charset=utf-8", PAGE),
             "/metrics" => reply(
                 StatusCode::OK,
@@ -154,13 +171,36 @@ impl Admin {
                 Ok(query) => json(&self.journal.snapshot(&query)),
                 Err(problem) => text(StatusCode::BAD_REQUEST, problem),
             },
-            "/config" => json(&self.state.config()),
+            "/config" => json(&self.state.loaded().config),
+            "/endpoints" => json(&endpoints::list(&self.state.loaded().upstreams)),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "not found; try /metrics, /livez, /readyz, /failures, /config or /\n",
+                "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /config or /\n",
             ),
         }
     }
+
+    fn drain<B>(&self, request: &Request<B>, query: &str, drained: bool) -> Response<Full<Bytes>> {
+        if request.method() != Method::POST {
+            return not_allowed("only POST is served\n", "POST");
+        }
+        // Browsers say where a page comes from that makes them send this.
+        let foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
+        let fields = request.headers();
+        if fields.get("sec-fetch-site").map_or(fields.contains_key(ORIGIN), foreign) {
+            return text(StatusCode::FORBIDDEN, "not from a page of another origin\n");
+        }
+        match endpoints::set_drained(&self.state.loaded().upstreams, query, drained) {
+            Ok(state) => json(&state),
+            Err((status, problem)) => text(status, problem),
+        }
+    }
+}
+
+fn not_allowed(problem: &'static str, allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, problem);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
 }
 
 /// `id=…&kind=…&upstream=…&limit=…`
@@ -212,7 +252,7 @@ mod tests {
         Admin {
             metrics: Metrics::new().unwrap(),
             journal: Arc::new(Journal::new(10)),
-            state: Arc::new(State::new(serde_json::json!({"workers": 1}))),
+            state: Arc::new(State::new(serde_json::json!({"workers": 1}), Vec::new())),
         }
     }
 
@@ -248,6 +288,67 @@ mod tests {
         assert_eq!(ready().await.0, 200);
         admin.state.set_draining();
         assert_eq!(ready().await, (503, "text/plain; charset=utf-8".into(), "draining\n".into()));
+    }
+
+    /// An administration of one upstream `app` with two endpoints.
+    fn with_endpoints() -> Admin {
+        let text = "listeners: [{ address: ':0' }]\n\
+            upstreams: { app: { endpoints: ['http://10.0.0.1:80', 'http://10.0.0.2:80'] } }\n\
+            routes: [{ upstream: app }]\n";
+        let config = crate::config::parse("test.yaml", text, std::path::Path::new(".")).unwrap();
+        let admin = admin();
+        let handles = admin.metrics.upstream("app", &[], crate::failure::Protocol::ALL);
+        let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles, None).unwrap();
+        let state = State::new(serde_json::json!({}), vec![Arc::new(shared)]);
+        Admin { state: Arc::new(state), ..admin }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_drained_and_restored_and_asking_twice_changes_nothing() {
+        let admin = with_endpoints();
+        let states = async || {
+            let listed = ask(&admin, Method::GET, "/endpoints").await.2;
+            let listed: Value = serde_json::from_str(&listed).unwrap();
+            [0, 1].map(|at| listed[at]["state"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(states().await, ["up", "up"]);
+        for escaped in ["http://10.0.0.2:80", "http%3A%2F%2F10.0.0.2%3A80"] {
+            let uri = format!("/endpoints/drain?upstream=app&endpoint={escaped}");
+            let (status, _, body) = ask(&admin, Method::POST, &uri).await;
+            assert!(status == 200 && body.contains("\"drained\""), "{body}");
+            assert_eq!(states().await, ["up", "drained"]);
+        }
+        let metrics = ask(&admin, Method::GET, "/metrics").await.2;
+        let gauge = "seawall_endpoint_up{endpoint=\"http://10.0.0.2:80\",upstream=\"app\"}";
+        assert!(metrics.contains(&format!("{gauge} 0")), "{metrics}");
+        let uri = "/endpoints/restore?upstream=app&endpoint=http://10.0.0.2:80";
+        assert_eq!(ask(&admin, Method::POST, uri).await.0, 200);
+        assert_eq!(states().await, ["up", "up"]);
+    }
+
+    #[tokio::test]
+    async fn only_an_operator_drains_and_only_what_is_there() {
+        let admin = with_endpoints();
+        let uri = "/endpoints/drain?upstream=app&endpoint=http://10.0.0.2:80";
+        assert_eq!(ask(&admin, Method::GET, uri).await.0, 405);
+        for (query, status) in [
+            ("upstream=app&endpoint=http://10.0.0.9:80", 404),
+            ("upstream=other&endpoint=http://10.0.0.2:80", 404),
+            ("upstream=app", 400),
+            ("upstream=app&endpiont=x", 400),
+        ] {
+            let uri = format!("/endpoints/drain?{query}");
+            assert_eq!(ask(&admin, Method::POST, &uri).await.0, status, "{query}");
+        }
+        for (name, value) in
+            [("origin", "https://evil.test"), ("sec-fetch-site", "cross-site"), ("origin", "null")]
+        {
+            let request = Request::post(uri).header(name, value).body(()).unwrap();
+            assert_eq!(admin.answer(&request).status(), 403, "{name}: {value}");
+        }
+        let request = Request::post(uri).header("sec-fetch-site", "same-origin");
+        let request = request.header("origin", "http://127.0.0.1:9900").body(()).unwrap();
+        assert_eq!(admin.answer(&request).status(), 200);
     }
 
     #[tokio::test]

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::model::{
-    Balance, Config, HashKey, Health, HostPattern, PathPattern, Probe, UpstreamProtocol,
+    Balance, Circuit, Concurrency, Config, Dns, HashKey, Health, HostPattern, PathPattern, Probe,
+    Records, UpstreamProtocol,
 };
 use super::units::{bytes_text, duration_text};
 
@@ -27,6 +28,7 @@ impl Config {
                 .collect();
             let described = json!({
                 "endpoints": endpoints,
+                "dns": upstream.dns.as_ref().map(dns),
                 "protocol": match upstream.protocol {
                     UpstreamProtocol::Http1 => "http1",
                     UpstreamProtocol::Http2 => "http2",
@@ -72,6 +74,8 @@ impl Config {
                     "max_percent": upstream.ejection.max_percent,
                     "count_app_errors": upstream.ejection.count_app_errors,
                 },
+                "circuit": upstream.circuit.as_ref().map(circuit),
+                "concurrency": upstream.concurrency.as_ref().map(concurrency),
                 "slow_start": duration_text(upstream.slow_start),
                 "health": upstream.health.as_ref().map(health),
                 "tls": {
@@ -154,6 +158,20 @@ impl Config {
     }
 }
 
+fn dns(dns: &Dns) -> Value {
+    json!({
+        "name": &*dns.name,
+        "port": dns.port,
+        "records": match dns.records {
+            Records::Addresses => "addresses",
+            Records::Services => "srv",
+        },
+        "servers": dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "min_ttl": duration_text(dns.least),
+        "max_ttl": duration_text(dns.most),
+    })
+}
+
 fn balance(balance: &Balance) -> Value {
     match balance {
         Balance::RoundRobin => json!("round_robin"),
@@ -164,6 +182,27 @@ fn balance(balance: &Balance) -> Value {
     }
 }
 
+fn circuit(circuit: &Circuit) -> Value {
+    json!({
+        "consecutive_failures": circuit.consecutive_failures,
+        "failure_percent": circuit.failure_percent,
+        "min_requests": circuit.min_requests,
+        "window": duration_text(circuit.window),
+        "open": duration_text(circuit.open),
+        "max": duration_text(circuit.max),
+        "probes": circuit.probes,
+        "count_app_errors": circuit.count_app_errors,
+    })
+}
+
+fn concurrency(concurrency: &Concurrency) -> Value {
+    json!({
+        "target": duration_text(concurrency.target),
+        "min": concurrency.min,
+        "max": concurrency.max,
+    })
+}
+
 fn health(health: &Health) -> Value {
     let probe = match &health.probe {
         Probe::Tcp => json!("tcp"),
@@ -172,6 +211,8 @@ fn health(health: &Health) -> Value {
             "status": statuses.iter().map(|(from, to)| format!("{from}-{to}")).collect::<Vec<_>>(),
             "body": body.as_ref().map(|pattern| pattern.as_str()),
         }),
+        Probe::Grpc { service } => json!({ "grpc": true, "service": &**service }),
+        Probe::WebSocket { path } => json!({ "websocket": &**path }),
     };
     json!({
         "probe": probe,

@@ -14,7 +14,7 @@ use crate::failure::policy::Policy;
 mod reload;
 mod survive;
 pub use reload::Reload;
-pub use survive::{Balance, Ejection, HashKey, Health, Probe};
+pub use survive::{Balance, Circuit, Concurrency, Ejection, HashKey, Health, Probe};
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
@@ -82,8 +82,10 @@ pub struct Admin {
 pub struct Upstream {
     /// The name in configuration, metrics and logs.
     pub name: Arc<str>,
-    /// At least one.
+    /// At least one, unless they are found by `dns`.
     pub endpoints: Vec<Endpoint>,
+    /// Where else endpoints are found.
+    pub dns: Option<Dns>,
     /// What is spoken to them.
     pub protocol: UpstreamProtocol,
     /// How long each wait may take.
@@ -96,6 +98,10 @@ pub struct Upstream {
     pub balance: Balance,
     /// When an endpoint that fails is left out for a while.
     pub ejection: Ejection,
+    /// When all of it is left alone for a while; `None` is never.
+    pub circuit: Option<Circuit>,
+    /// A limit on requests at a time that adapts; `None` is none.
+    pub concurrency: Option<Concurrency>,
     /// How long an endpoint that comes back takes to get its full share; zero is at once.
     /// Default 10 s.
     pub slow_start: Duration,
@@ -117,10 +123,13 @@ pub struct Endpoint {
     pub label: Arc<str>,
     /// `https` endpoints are connected to over TLS.
     pub scheme: Scheme,
-    /// A name or an IP address without brackets.
+    /// A name or an IP address without brackets: where to connect.
     pub host: Arc<str>,
     /// The TCP port.
     pub port: u16,
+    /// Whom to ask for there, in a certificate and in a health check: the host, or the name that it
+    /// was found by.
+    pub name: Arc<str>,
     /// Its share of the requests beside those of the others. Default 1.
     pub weight: u32,
 }
@@ -133,10 +142,45 @@ impl Endpoint {
             Scheme::Http => 80,
             Scheme::Https => 443,
         };
-        let colons = self.host.contains(':');
-        let host = if colons { format!("[{}]", self.host) } else { self.host.to_string() };
+        let colons = self.name.contains(':');
+        let host = if colons { format!("[{}]", self.name) } else { self.name.to_string() };
         if self.port == usual { host } else { format!("{host}:{}", self.port) }
     }
+}
+
+/// Endpoints that are found by asking DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The name to ask for.
+    pub name: Arc<str>,
+    /// How the endpoints are spoken to.
+    pub scheme: Scheme,
+    /// Their port; SRV records have ports of their own.
+    pub port: u16,
+    /// Which records list them.
+    pub records: Records,
+    /// Whom to ask; the system's resolvers if empty.
+    pub servers: Vec<SocketAddr>,
+    /// An answer is used at least so long, whatever its TTL. Default 1 s.
+    pub least: Duration,
+    /// And at most so long. Default 60 s.
+    pub most: Duration,
+}
+
+impl Dns {
+    /// The default of [`Dns::least`].
+    pub const LEAST: Duration = Duration::from_secs(1);
+    /// The default of [`Dns::most`].
+    pub const MOST: Duration = Duration::from_secs(60);
+}
+
+/// Which DNS records list endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Records {
+    /// A and AAAA: each address is an endpoint (RFC 1035, RFC 3596).
+    Addresses,
+    /// SRV: targets, ports and weights; only those of the best priority (RFC 2782).
+    Services,
 }
 
 /// The scheme of an endpoint.
@@ -195,8 +239,8 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
-    /// Requests of one worker that wait for a connection when there are as many as may be.
-    /// Default 1024.
+    /// Requests of one worker that wait for a connection, or for a stream on one, when there are as
+    /// many as may be. Default 1024.
     pub pending: usize,
     /// How long such a request waits. Default 1 s.
     pub pending_time: Duration,

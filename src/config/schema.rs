@@ -58,7 +58,7 @@ fn value_of(settings: &[Setting], setting: &Setting) -> Value {
         Shape::Word(words) => json!({ "enum": words }),
         Shape::Section => {
             let section = section_of(settings, &format!("{path}."));
-            if path.ends_with("hold") {
+            if path.ends_with("hold") || path.ends_with("cors") {
                 json!({ "anyOf": [section, { "enum": ["off", false] }] })
             } else {
                 section
@@ -69,6 +69,9 @@ fn value_of(settings: &[Setting], setting: &Setting) -> Value {
         }),
         Shape::Texts(_) => json!({
             "type": "array", "items": { "type": ["string", "integer"] },
+        }),
+        Shape::TextOrSection(_) => json!({
+            "anyOf": [{ "type": "string" }, section_of(settings, &format!("{path}."))],
         }),
         Shape::TextsOrSections(_) => json!({
             "type": "array", "items": {
@@ -107,6 +110,7 @@ pub fn reference(settings: &[Setting]) -> String {
             Shape::Section => "section".to_owned(),
             Shape::Sections => "list of sections".to_owned(),
             Shape::Texts(form) => format!("list of: {form}"),
+            Shape::TextOrSection(form) => format!("{form}, or a section"),
             Shape::TextsOrSections(form) => format!("list of: {form}, or of sections"),
             Shape::Named => "named sections".to_owned(),
         };

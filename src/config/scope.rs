@@ -35,6 +35,8 @@ pub enum Shape {
     Sections,
     /// A list of texts.
     Texts(&'static str),
+    /// A section, or a text of some form that stands for it.
+    TextOrSection(&'static str),
     /// A list of texts, each of which may be a section instead.
     TextsOrSections(&'static str),
     /// Named sections.
@@ -397,6 +399,24 @@ impl<'c> Scope<'c> {
                 Value::Scalar(text, _) if text == word => Some(Err(node.span)),
                 // YAML 1.1 habits: `off` may have been meant as a boolean.
                 Value::Scalar(text, _) if word == "off" && text == "false" => Some(Err(node.span)),
+                _ => Some(Ok(Self::of(&node, path, self.collected))),
+            },
+            None => self.describing.then(|| Ok(Self::virtual_at(path, self.collected, true))),
+        }
+    }
+
+    /// A section, or a text that stands for it; a description has the section.
+    pub fn text_or_section(
+        &self,
+        key: &'static str,
+        form: &'static str,
+        meaning: &'static str,
+    ) -> Option<Result<Scope<'c>, Found<String>>> {
+        let node = self.ask(key, Shape::TextOrSection(form), None, meaning, false);
+        let path = self.child_path(key);
+        match node {
+            Some(node) => match &node.value {
+                Value::Scalar(..) => self.read(key, &node, |text| Ok(text.to_owned())).map(Err),
                 _ => Some(Ok(Self::of(&node, path, self.collected))),
             },
             None => self.describing.then(|| Ok(Self::virtual_at(path, self.collected, true))),

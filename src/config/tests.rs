@@ -64,6 +64,16 @@ fn every_class_of_mistake_has_its_place_and_its_remedy() {
         ("{ cookie: user }", "{ cookie: user, address: true }", "needs one key", "set one of"),
         ("path: /healthz", "path: healthz", "`path` cannot be \"healthz\"", "/healthz"),
         ("path: /healthz", "interval: 1s", "needs to know what to ask", "tcp: true"),
+        ("path: /healthz", "websocket: chat", "`websocket` cannot be \"chat\"", "/healthz"),
+        ("path: /healthz", "path: /, tcp: true", "needs to know what to ask", "set one of"),
+        (
+            "path: /healthz",
+            "grpc: true",
+            "`health: { grpc: true }` needs HTTP/2",
+            "protocol: http2",
+        ),
+        ("probes: 3", "probes: 0", "`probes` cannot be \"0\"", "from 1 to 100"),
+        ("min: 8", "min: 800", "`min` is 800, and `max` is 100", "set min to max at most"),
         ("[200-299]", "[299-200]", "`status` cannot be \"299-200\"", "200-399"),
         ("max_percent: 50", "max_percent: 101", "`max_percent` cannot be", "from 0 to 100"),
         ("https://a.test", "https://a.test/", "`origins` cannot be", "as browsers do"),
@@ -104,6 +114,8 @@ upstreams:
     hash: { cookie: user }
     health: { path: /healthz, status: [200-299] }
     ejection: { max_percent: 50 }
+    circuit: { probes: 3 }
+    concurrency: { min: 8, max: 100 }
 routes:
   - path: /v1/*
     upstream: app
@@ -128,6 +140,35 @@ shutdown:
             found.iter().find(|(_, _, said, how)| said.contains(message) && how.contains(remedy));
         let (line, column, ..) = hit.unwrap_or_else(|| panic!("{to}: {found:?}"));
         assert!(*line > 0 && *column > 0, "{to}: {found:?}");
+    }
+}
+
+#[test]
+fn names_for_dns_have_a_form_of_their_own() {
+    let with = |upstream: &str| {
+        format!(
+            "listeners: [{{ address: ':0' }}]\nupstreams: {{ app: {{ {upstream} }} }}\n\
+             routes: [{{ upstream: app }}]\n"
+        )
+    };
+    for good in [
+        "dns: app.internal:3000",
+        "dns: https://app.internal",
+        "dns: { name: 'http://_http._tcp.app.internal:80', records: srv, servers: ['::1', '10.0.0.1:5353'] }",
+    ] {
+        assert_eq!(errors(&with(good)), [], "{good}");
+    }
+    for (wrong, told) in [
+        ("dns: 10.0.0.1:80", "list addresses under endpoints"),
+        ("dns: http://app.internal/path", "remove the path"),
+        ("dns: app:80, endpoints: [app:80]", "endpoints or dns, not both"),
+        ("dns: { name: 'app:80', servers: [dns.internal] }", "10.0.0.53"),
+        ("dns: { name: 'app:80', records: mx }", "srv"),
+        ("dns: { name: 'app:80', min_ttl: 2m }", "not be longer than max_ttl"),
+        ("dns: { nam: 'app:80' }", "did you mean `name`?"),
+    ] {
+        let found = errors(&with(wrong));
+        assert!(found.iter().any(|(.., remedy)| remedy.contains(told)), "{wrong}: {found:?}");
     }
 }
 

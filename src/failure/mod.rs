@@ -97,7 +97,8 @@ impl Failure {
         self
     }
 
-    /// The app's own `Retry-After`, the one field of a replaced answer that survives.
+    /// The app's own `Retry-After`, the one field of a replaced answer that survives; or ours, where it
+    /// is known when to try again.
     pub fn with_retry_after(mut self, value: Bytes) -> Self {
         self.detail.retry_after = Some(value);
         self
@@ -172,7 +173,7 @@ impl Failure {
         self.detail.received_status
     }
 
-    /// The app's own `Retry-After` value.
+    /// The app's own `Retry-After` value, or when to try again if that is known.
     #[must_use]
     pub fn retry_after(&self) -> Option<&Bytes> {
         self.detail.retry_after.as_ref()

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use bytes::BytesMut;
@@ -98,7 +99,7 @@ impl Client {
     /// After a reload: whether the client is trusted may have changed.
     pub fn follow(&self, worker: &Worker) {
         if self.generation.replace(worker.generation) != worker.generation {
-            self.peer.trusted.set(worker.trusts(self.peer.address));
+            self.peer.trusted.store(worker.trusts(self.peer.address), Ordering::Relaxed);
         }
     }
 

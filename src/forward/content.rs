@@ -19,8 +19,9 @@ use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
 use crate::failure::rehearsal::Rehearsal;
+use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
-use crate::upstream::{EndpointIndex, InFlight, Outcome, Upstream};
+use crate::upstream::{Choice, InFlight, Outcome, Upstream};
 
 /// Response content, of any origin.
 #[derive(Debug)]
@@ -89,20 +90,30 @@ pub struct Source {
     /// Whose pool takes the connection back.
     pub upstream: Rc<Upstream>,
     /// Which of its endpoints.
-    pub endpoint: EndpointIndex,
+    pub endpoint: Choice,
     /// The request counts as in flight there until its content is whole.
     pub in_flight: Option<InFlight>,
     /// What it says of the endpoint when the content is whole.
     pub outcome: Outcome<'static>,
+    /// What the upstream's circuit is to learn from it.
+    pub passage: Option<Passage>,
 }
 
 impl Source {
+    /// Tells endpoint and circuit what became of the request.
+    pub fn report(&mut self, outcome: Outcome<'_>) {
+        self.upstream.report(&self.endpoint, outcome);
+        if let Some(passage) = self.passage.take() {
+            passage.settle(outcome);
+        }
+    }
+
     /// Gives the connection back, if it can carry another request.
     pub fn finish(&mut self) {
         self.in_flight = None;
-        self.upstream.report(self.endpoint, self.outcome);
+        self.report(self.outcome);
         if let Some(connection) = self.exchange.take().and_then(Exchange::into_connection) {
-            self.upstream.give_back(self.endpoint, connection);
+            self.upstream.give_back(&self.endpoint, connection);
         }
     }
 }
@@ -235,13 +246,13 @@ impl Relayed {
         self.source.exchange = None;
         self.source.in_flight = None;
         if let Broken::Upstream(failure) = &broken {
-            self.source.upstream.report(self.source.endpoint, Outcome::Broken(failure));
+            self.source.report(Outcome::Broken(failure));
         }
         self.ending = Ending::CutOff;
         let Some(committed) = self.committed.take() else { return };
         match broken {
             Broken::Upstream(failure) => {
-                let failure = self.source.upstream.place(self.source.endpoint, failure);
+                let failure = self.source.upstream.place(&self.source.endpoint, failure);
                 if self.trailers_tell {
                     if let Some(trailers) = committed.conclude(failure) {
                         self.ending = Ending::Trailers(trailers);

@@ -4,8 +4,9 @@
 //! bytes of HTTP/1.1 or as the fields of HTTP/2. Fields of the client's connection stay behind, those
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
-use std::cell::Cell;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::BytesMut;
 use http::header::{
@@ -36,14 +37,19 @@ pub struct Peer {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// A proxy whose forwarding fields and request ids are believed.
-    pub trusted: Cell<bool>,
+    pub trusted: Arc<AtomicBool>,
 }
 
 impl Peer {
     /// Whoever is connected from this address.
     #[must_use]
     pub fn new(address: IpAddr, scheme: &'static str, trusted: bool) -> Self {
-        Peer { address, text: address.to_string().into(), scheme, trusted: Cell::new(trusted) }
+        Peer {
+            address,
+            text: address.to_string().into(),
+            scheme,
+            trusted: Arc::new(AtomicBool::new(trusted)),
+        }
     }
 }
 
@@ -142,7 +148,7 @@ pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
 
 /// The id that this request will be known by: the client's own if it is trusted with it.
 pub fn trusted_id<'r>(parts: &'r request::Parts, peer: &Peer) -> Option<&'r str> {
-    if !peer.trusted.get() {
+    if !peer.trusted.load(Relaxed) {
         return None;
     }
     let id = parts.headers.get(X_REQUEST_ID)?.to_str().ok()?;
@@ -279,7 +285,7 @@ pub fn http2(
 fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let listed = connection_options(&parts.headers);
     for (name, value) in &parts.headers {
-        if is_rewritten(name, extra.peer.trusted.get()) || listed.contains(name) {
+        if is_rewritten(name, extra.peer.trusted.load(Relaxed)) || listed.contains(name) {
             continue;
         }
         out.copy(name, value);
@@ -407,10 +413,10 @@ fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
         append_trusted(out, parts, peer, &X_FORWARDED_FOR);
         out.extend_from_slice(text.as_bytes());
     });
-    if !(peer.trusted.get() && parts.headers.contains_key(X_FORWARDED_PROTO)) {
+    if !(peer.trusted.load(Relaxed) && parts.headers.contains_key(X_FORWARDED_PROTO)) {
         out.write(&X_FORWARDED_PROTO, |out| out.extend_from_slice(peer.scheme.as_bytes()));
     }
-    let host_is_told = peer.trusted.get() && parts.headers.contains_key(X_FORWARDED_HOST);
+    let host_is_told = peer.trusted.load(Relaxed) && parts.headers.contains_key(X_FORWARDED_HOST);
     if !host_is_told && !extra.host.is_empty() {
         out.write(&X_FORWARDED_HOST, |out| out.extend_from_slice(extra.host.as_bytes()));
     }
@@ -433,7 +439,7 @@ fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
 }
 
 fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name: &HeaderName) {
-    if !peer.trusted.get() {
+    if !peer.trusted.load(Relaxed) {
         return;
     }
     for line in parts.headers.get_all(name) {

@@ -31,7 +31,7 @@ pub async fn respond(
     route: &super::Route,
     busy: Busy,
 ) -> Response<Content> {
-    let Answered { exchange, head, content, judgement, endpoint, in_flight } = answered;
+    let Answered { exchange, head, content, judgement, endpoint, in_flight, passage } = answered;
     let settings = &route.settings;
     client.withdraw_interim();
     let verdict = match judgement {
@@ -46,24 +46,26 @@ pub async fn respond(
         exchange: Some(exchange),
         upstream: route.upstream.clone(),
         endpoint,
-        in_flight,
+        in_flight: Some(in_flight),
         outcome: match &verdict {
             Verdict::Healthy => Outcome::Served,
             Verdict::Passed(_) | Verdict::Replace(_) => Outcome::AppFailed,
         },
+        passage,
     };
     match &verdict {
         Verdict::Healthy => {}
         Verdict::Passed(finding) => {
-            held.passed(route.upstream.place(endpoint, told(finding, &head, &content)));
+            held.passed(route.upstream.place(&source.endpoint, told(finding, &head, &content)));
         }
         Verdict::Replace(finding) => {
             match content.whole {
                 true => source.finish(),
                 // The rest is not waited for.
-                false => source.upstream.report(endpoint, source.outcome),
+                false => source.report(source.outcome),
             }
-            return held.answer(route.upstream.place(endpoint, told(finding, &head, &content)));
+            return held
+                .answer(route.upstream.place(&source.endpoint, told(finding, &head, &content)));
         }
     }
 
@@ -84,6 +86,7 @@ pub async fn respond(
         }
         Content::held(content.pieces, content.trailers)
     } else {
+        source.passage = source.passage.and_then(|passage| passage.begun(source.outcome));
         let events =
             (route.settings.sse_event && length.is_none() && is_readable_events(&response))
                 .then(|| Box::new(Events::new(route.settings.hold.bytes.max(LEAST_EVENT))));

@@ -15,6 +15,7 @@
 //! what makes somebody work twice needs a withdrawal from the budget.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::COOKIE;
@@ -32,10 +33,11 @@ use crate::config::model::{Balance, HashKey};
 use crate::failure::app::{self, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{ClientFailure, Failure, Kind};
 use crate::telemetry::metrics::RetryResult;
+use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{
     Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
 };
-use crate::upstream::{EndpointIndex, InFlight, Link, Need, Outcome, balance, http1, http2};
+use crate::upstream::{Choice, InFlight, Link, Need, Outcome, balance, http1, http2};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -52,9 +54,11 @@ pub struct Answered {
     /// What the head says about the app.
     pub judgement: Judgement,
     /// Who answered.
-    pub endpoint: EndpointIndex,
+    pub endpoint: Choice,
     /// The request counts as in flight there until this is dropped.
-    pub in_flight: Option<InFlight>,
+    pub in_flight: InFlight,
+    /// What the upstream's circuit is to learn from it.
+    pub passage: Option<Passage>,
 }
 
 /// A request without a response: whose failure, and what is left of the request content.
@@ -110,6 +114,10 @@ pub async fn send(
 ) -> Result<Answered, Unanswered> {
     let upstream = &route.upstream;
     let settings = &upstream.settings().retry;
+    let passage = match upstream.enter() {
+        Ok(passage) => passage,
+        Err(failure) => return Err(Unanswered::Upstream(failure, body)),
+    };
     let content = body.filter(|_| outgoing.extra.framing != Framing::Empty);
     let kept = if settings.attempts > 1 { settings.replay_bytes } else { 0 };
     let mut attempts = Attempts {
@@ -123,6 +131,9 @@ pub async fn send(
         started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
     upstream.budget().deposit();
+    if upstream.is_unresolved() {
+        Box::pin(upstream.first_resolved()).await;
+    }
     let mut endpoint = match upstream.pick(key(route, outgoing)) {
         Ok(endpoint) => endpoint,
         Err(failure) => {
@@ -132,8 +143,9 @@ pub async fn send(
     let mut need = if outgoing.extra.upgrade { Need::Upgrade } else { Need::Any };
     let mut earlier: Option<Failure> = None;
     loop {
-        let (failure, next) = match attempts.run(endpoint, need).await {
-            Ok(answered) => {
+        let (failure, next) = match attempts.run(&endpoint, need).await {
+            Ok(mut answered) => {
+                answered.passage = passage;
                 attempts.replay.forget();
                 if let Some(failure) = earlier {
                     upstream.metrics().retried(RetryResult::Recovered);
@@ -146,8 +158,8 @@ pub async fn send(
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
             Err(Trouble::Unreachable(failure)) => {
-                upstream.report(endpoint, Outcome::Broken(&failure));
-                let next = attempts.after_unreachable(endpoint, &failure);
+                upstream.report(&endpoint, Outcome::Broken(&failure));
+                let next = attempts.after_unreachable(&endpoint, &failure);
                 (failure, next)
             }
             Err(Trouble::Upstream(failure, Fate::Stale { unsent }))
@@ -161,13 +173,14 @@ pub async fn send(
                 continue;
             }
             Err(Trouble::Upstream(failure, fate)) => {
-                upstream.report(endpoint, Outcome::Broken(&failure));
-                let next = attempts.after(endpoint, &failure, fate);
-                (upstream.place(endpoint, failure), next)
+                upstream.report(&endpoint, Outcome::Broken(&failure));
+                let next = attempts.after(&endpoint, &failure, fate);
+                (upstream.place(&endpoint, failure), next)
             }
         };
         let Some(next) = next else {
             supersede(route, earlier.take());
+            passage.into_iter().for_each(|passage| passage.settle(Outcome::Broken(&failure)));
             return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));
         };
         client.withdraw_interim();
@@ -180,22 +193,41 @@ pub async fn send(
 
 impl Attempts<'_> {
     /// One attempt at one endpoint.
-    async fn run(&mut self, endpoint: EndpointIndex, need: Need) -> Result<Answered, Trouble> {
+    async fn run(&mut self, endpoint: &Choice, need: Need) -> Result<Answered, Trouble> {
         self.begun += 1;
         let upstream = &self.route.upstream;
+        let slot = upstream.slot().map_err(Trouble::Unreachable)?;
         let in_flight = upstream.begin(endpoint);
         let link = upstream.link(endpoint, need).await.map_err(Trouble::Unreachable)?;
         let mut exchange = self.exchange(endpoint, link)?;
         let sent = Instant::now();
         let head = match self.final_head(&mut exchange).await {
             Ok(head) => head,
-            Err(broken) => return Err(trouble(broken, &exchange)),
+            Err(broken) => {
+                if let (Some(slot), Broken::Upstream(failure)) = (slot, &broken) {
+                    slot.failed(failure);
+                }
+                return Err(trouble(broken, &exchange));
+            }
         };
-        upstream.metrics().head_received(sent.elapsed());
+        let elapsed = sent.elapsed();
+        upstream.metrics().head_received(elapsed);
+        if let Some(slot) = slot {
+            slot.answered(elapsed);
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let judgement = Judgement::Known(Verdict::Healthy);
             let content = hold::Held::default();
-            return Ok(Answered { exchange, head, content, judgement, endpoint, in_flight });
+            let passage = None;
+            return Ok(Answered {
+                exchange,
+                head,
+                content,
+                judgement,
+                endpoint: endpoint.clone(),
+                in_flight,
+                passage,
+            });
         }
         let settings = &self.route.settings;
         let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
@@ -207,12 +239,15 @@ impl Attempts<'_> {
             terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
         }
         match hold::hold(&mut exchange, terms).await {
-            Ok(content) => Ok(Answered { exchange, head, content, judgement, endpoint, in_flight }),
+            Ok(content) => {
+                let (endpoint, passage) = (endpoint.clone(), None);
+                Ok(Answered { exchange, head, content, judgement, endpoint, in_flight, passage })
+            }
             Err(broken) => Err(trouble(broken, &exchange)),
         }
     }
 
-    fn exchange(&self, endpoint: EndpointIndex, link: Link) -> Result<Exchange<Reader>, Trouble> {
+    fn exchange(&self, endpoint: &Choice, link: Link) -> Result<Exchange<Reader>, Trouble> {
         let upstream = &self.route.upstream;
         let settings = std::sync::Arc::clone(upstream.settings());
         let outgoing = self.outgoing;
@@ -270,7 +305,7 @@ impl Attempts<'_> {
     }
 
     /// Where to go after an endpoint that could not be reached.
-    fn after_unreachable(&self, at: EndpointIndex, failure: &Failure) -> Option<EndpointIndex> {
+    fn after_unreachable(&self, at: &Choice, failure: &Failure) -> Option<Choice> {
         // The limit is the upstream's, so that another endpoint is behind it too.
         let other = self.route.upstream.after(at);
         // Without a charge: nobody has more to do because of an endpoint that is not there.
@@ -278,14 +313,14 @@ impl Attempts<'_> {
     }
 
     /// Where to go after an endpoint that failed with the request.
-    fn after(&self, at: EndpointIndex, failure: &Failure, fate: Fate) -> Option<EndpointIndex> {
+    fn after(&self, at: &Choice, failure: &Failure, fate: Fate) -> Option<Choice> {
         let allowed = match fate {
             Fate::Unprocessed | Fate::Stale { unsent: true } => true,
             Fate::Stale { unsent: false } | Fate::Unknown => {
                 self.idempotent && may_pass(failure.kind())
             }
         };
-        let next = self.route.upstream.after(at).unwrap_or(at);
+        let next = self.route.upstream.after(at).unwrap_or_else(|| at.clone());
         let possible = allowed && self.replay.is_possible() && self.is_more_left();
         (possible && self.is_affordable()).then_some(next)
     }
@@ -326,7 +361,7 @@ fn key(route: &Route, outgoing: &Outgoing<'_>) -> Option<u64> {
             // What a trusted proxy has appended is whom it saw (RFC 7239 §5.2, X-Forwarded-For).
             let told = fields.get_all(&X_FORWARDED_FOR).iter().next_back();
             let last = told.and_then(|value| value.as_bytes().rsplit(|b| *b == b',').next());
-            match last.filter(|_| peer.trusted.get()) {
+            match last.filter(|_| peer.trusted.load(Ordering::Relaxed)) {
                 Some(address) => Some(balance::key(address.trim_ascii())),
                 None => Some(match peer.address {
                     IpAddr::V4(address) => balance::key(&address.octets()),

@@ -27,7 +27,7 @@ use crate::telemetry::log::WebsocketLine;
 use crate::upstream::admission::Place;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::pool::Connection;
-use crate::upstream::{EndpointIndex, InFlight, Outcome};
+use crate::upstream::{Choice, InFlight, Outcome};
 use crate::websocket::handshake::{self, Agreed, Offer};
 use crate::websocket::rehearse::Rehearsing;
 use crate::websocket::relay::{self, Direction, Observer, Opening, Terms};
@@ -39,9 +39,9 @@ pub struct Upgraded {
     agreed: Agreed,
     session: Session,
     route: Rc<Route>,
-    endpoint: EndpointIndex,
+    endpoint: Choice,
     _place: Option<Place>,
-    _in_flight: Option<InFlight>,
+    _in_flight: InFlight,
 }
 
 /// What the client asked for.
@@ -66,22 +66,23 @@ pub async fn respond(
     let status = answered.head.status;
     if status != StatusCode::SWITCHING_PROTOCOLS {
         if status.is_server_error() {
-            route.upstream.report(answered.endpoint, Outcome::AppFailed);
+            route.upstream.report(&answered.endpoint, Outcome::AppFailed);
+            answered.passage.into_iter().for_each(|passage| passage.settle(Outcome::AppFailed));
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
                 .with_received_status(status.as_u16());
-            return held.answer(route.upstream.place(answered.endpoint, failure));
+            return held.answer(route.upstream.place(&answered.endpoint, failure));
         }
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
         return response::respond(held, client, answered, route, busy).await;
     }
-    let Answered { exchange, head, endpoint, in_flight, .. } = answered;
+    let Answered { exchange, head, endpoint, in_flight, passage, .. } = answered;
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
         Ok(agreed) => agreed,
         Err(error) => {
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
                 .with_received_status(status.as_u16())
                 .with_source(error);
-            return held.answer(route.upstream.place(endpoint, failure));
+            return held.answer(route.upstream.place(&endpoint, failure));
         }
     };
     let mut response = Response::new(Content::empty());
@@ -96,7 +97,8 @@ pub async fn respond(
         }
     }
     response::add_fields(response.headers_mut(), &held);
-    route.upstream.report(endpoint, Outcome::Served);
+    route.upstream.report(&endpoint, Outcome::Served);
+    passage.into_iter().for_each(|passage| passage.settle(Outcome::Served));
     let connection = exchange.into_upgraded();
     if let Some(session) = held.commit(status.as_u16()).upgrade()
         && let Some(connection) = connection
@@ -134,7 +136,16 @@ pub async fn run<C>(
     };
     drop(early);
     connection.deadline = Deadline::new();
-    let watch = Watch { session, route, endpoint: *endpoint };
+    let watch = Watch { session, route, endpoint };
+    // The process ends, or the endpoint leaves: both give the session time to move.
+    let leaving = endpoint.leaving().begun();
+    let drain = async {
+        tokio::select! {
+            biased;
+            () = drain => {}
+            () = leaving => {}
+        }
+    };
     let worker = &session.subject().worker;
     let terms =
         Terms { opening, agreed: *agreed, settings: &worker.websocket, scratch: &worker.scratch };
@@ -170,7 +181,7 @@ pub async fn run<C>(
 struct Watch<'s> {
     session: &'s Session,
     route: &'s Route,
-    endpoint: EndpointIndex,
+    endpoint: &'s Choice,
 }
 
 impl Observer for Watch<'_> {

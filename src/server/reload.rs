@@ -66,11 +66,13 @@ impl Running {
         let serve = self.change_listeners(listeners);
         self.tell_workers(&config, &upstreams, serve);
         let before = std::mem::replace(&mut self.upstreams, upstreams);
-        self.forget_endpoints(&before);
+        for old in before.iter().filter(|old| !self.has(old)) {
+            old.retire(self.named(&old.settings.name).map(|next| &**next));
+        }
         for settings in &config.upstreams {
             self.metrics.dependencies(&settings.name, &dependencies(&config, settings));
         }
-        self.state.set_config(config.describe());
+        self.state.load(config.describe(), self.upstreams.clone());
         self.config = config;
         self.metrics.reloaded(true);
         Ok(diff)
@@ -83,11 +85,19 @@ impl Running {
         })
     }
 
+    fn named(&self, name: &str) -> Option<&Arc<Shared>> {
+        self.upstreams.iter().find(|known| &*known.settings.name == name)
+    }
+
+    fn has(&self, shared: &Arc<Shared>) -> bool {
+        self.upstreams.iter().any(|known| Arc::ptr_eq(known, shared))
+    }
+
     fn plan_upstreams(&self, config: &Config) -> Result<Vec<Arc<Shared>>, StartError> {
         let upstreams = config.upstreams.iter().map(|settings| match self.unchanged(settings) {
             Some(known) => Ok(Arc::clone(known)),
             None => {
-                let known = self.upstreams.iter().find(|one| one.settings.name == settings.name);
+                let known = self.named(&settings.name);
                 shared_upstream(config, settings, &self.metrics, known.map(|known| &**known))
             }
         });
@@ -179,24 +189,6 @@ impl Running {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     tracing::error!("a worker does not take the configuration over; it will");
                     break;
-                }
-            }
-        }
-    }
-
-    /// Endpoints that were in `before` and are not configured any more.
-    fn forget_endpoints(&self, before: &[Arc<Shared>]) {
-        let is_configured = |upstream: &str, label: &str| {
-            self.upstreams
-                .iter()
-                .filter(|known| &*known.settings.name == upstream)
-                .flat_map(|known| &known.settings.endpoints)
-                .any(|endpoint| &*endpoint.label == label)
-        };
-        for settings in before.iter().map(|shared| &shared.settings) {
-            for endpoint in &settings.endpoints {
-                if !is_configured(&settings.name, &endpoint.label) {
-                    self.metrics.forget_endpoint(&settings.name, &endpoint.label);
                 }
             }
         }

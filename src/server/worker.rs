@@ -18,13 +18,14 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{sleep, timeout};
 
 use crate::config::model::Config;
+use crate::drain::Drain;
 use crate::forward::Worker;
 use crate::forward::current::Current;
 use crate::listen::accept::{self, CurrentTls, Listener, TlsAcceptorDebug};
-use crate::listen::drain::{Drain, Open};
+use crate::listen::drain::Open;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Shared, Upstream, Watching, watch_health};
+use crate::upstream::{Shared, Upstream, Watching, watch};
 
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -186,7 +187,7 @@ impl Workplace {
             .retain(|(known, _)| upstreams.iter().any(|shared| Arc::ptr_eq(shared, known)));
         for shared in upstreams {
             if !self.watching.iter().any(|(known, _)| Arc::ptr_eq(shared, known)) {
-                let watching = watch_health(std::slice::from_ref(shared));
+                let watching = watch(std::slice::from_ref(shared));
                 self.watching.push((Arc::clone(shared), watching));
             }
         }

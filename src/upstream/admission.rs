@@ -49,7 +49,7 @@ impl Admission {
     /// # Errors
     /// If a limit is reached.
     pub fn enter(self: &Arc<Self>) -> Result<Place, Refused> {
-        let refused = |why| Refused { why, retry_after_secs: WAIT + jitter() % (WAIT + 1) };
+        let refused = |why| Refused { why, retry_after_secs: WAIT + spread() };
         if self.rate.as_ref().is_some_and(|rate| !rate.admits()) {
             return Err(refused(Refusal::Rate));
         }
@@ -65,6 +65,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Seconds, from none to [`WAIT`], that differ from call to call: for clients that shall not come
+/// back together.
+pub(super) fn spread() -> u64 {
+    jitter() % (WAIT + 1)
 }
 
 /// A number that differs from call to call: each `RandomState` has keys of its own.

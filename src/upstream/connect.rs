@@ -6,10 +6,12 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::stream::Stream;
 use super::tls::{Purpose, Tls};
@@ -74,16 +76,51 @@ impl Target {
     }
 }
 
-/// Tries each address in turn; the last error counts.
+/// How long an address has to itself before the next one is tried beside it (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Tries the addresses, the families by turns, each a moment after the one before or as soon as that
+/// has failed; the first connection wins (RFC 8305, "Happy Eyeballs"). The last error counts.
 async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    if let [only] = addresses {
+        return TcpStream::connect(only).await;
+    }
+    let mut waiting = by_turns(addresses).into_iter();
+    let mut running = JoinSet::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) => last = error,
+    loop {
+        match waiting.next() {
+            Some(address) => _ = running.spawn(TcpStream::connect(address)),
+            None if running.is_empty() => return Err(last),
+            None => {}
+        }
+        let joined = tokio::select! {
+            biased;
+            joined = running.join_next() => joined,
+            () = sleep(STAGGER), if waiting.len() > 0 => continue,
+        };
+        match joined {
+            // Dropping the set ends the others.
+            Some(Ok(Ok(tcp))) => return Ok(tcp),
+            Some(Ok(Err(error))) => last = error,
+            Some(Err(error)) => last = io::Error::other(error),
+            None => {}
         }
     }
-    Err(last)
+}
+
+/// The addresses in their order, but the families by turns, beginning with that of the first.
+fn by_turns(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<_>, Vec<_>) =
+        addresses.iter().copied().partition(|address| address.is_ipv6() == first);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut turns = Vec::with_capacity(addresses.len());
+    while turns.len() < addresses.len() {
+        turns.extend(one.next());
+        turns.extend(other.next());
+    }
+    turns
 }
 
 async fn within<T>(
@@ -95,5 +132,36 @@ async fn within<T>(
         Err(_) => Err(Failure::timeout(phase)),
         Ok(Err(error)) => Err(classify::failure(&Facts::in_phase(phase), error)),
         Ok(Ok(value)) => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let [a, b, c]: [SocketAddr; 3] =
+            ["[::1]:1", "[::2]:1", "[::3]:1"].map(|text| text.parse().unwrap());
+        let [x, y]: [SocketAddr; 2] = ["1.0.0.1:1", "1.0.0.2:1"].map(|text| text.parse().unwrap());
+        assert_eq!(by_turns(&[a, b, c, x, y]), [a, x, b, y, c]);
+        assert_eq!(by_turns(&[x, y, a]), [x, a, y]);
+        assert_eq!(by_turns(&[]), []);
+    }
+
+    #[tokio::test]
+    async fn the_first_address_that_answers_is_connected_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let up = listener.local_addr().unwrap();
+        // Nobody listens there, for as long as the socket lives.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let down = socket.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(connect_any(&[down, up]).await.unwrap().peer_addr().unwrap(), up);
+        assert_eq!(connect_any(&[up, down]).await.unwrap().peer_addr().unwrap(), up);
+        let refused = connect_any(&[down, down]).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect_any(&[]).await.is_err());
     }
 }

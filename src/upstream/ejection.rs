@@ -14,6 +14,7 @@
 //! the others enough to notice that they are back.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -33,12 +34,12 @@ pub struct Roster {
     slow_start: Duration,
     most_out: usize,
     start: Instant,
-    endpoints: Vec<Standing>,
+    endpoints: Vec<Arc<Standing>>,
 }
 
 /// What is known of one endpoint. Times are nanoseconds since the roster's start, never 0.
 #[derive(Debug, Default)]
-struct Standing {
+pub struct Standing {
     /// Failures in a row.
     failures: AtomicU32,
     /// Ejections in a row.
@@ -51,6 +52,8 @@ struct Standing {
     down: AtomicBool,
     /// The last attempt to connect to it failed.
     unreachable: AtomicBool,
+    /// An operator has taken it out.
+    drained: AtomicBool,
 }
 
 /// The endpoints as they stand at one moment.
@@ -72,12 +75,11 @@ enum Panic {
 }
 
 impl Roster {
-    /// The endpoints of this upstream, all in unless its health checks say how they begin.
+    /// Endpoints of this upstream that stand so. Their times count from `start`, the same for every
+    /// roster that they are in.
     #[must_use]
-    pub fn new(upstream: &Upstream) -> Self {
-        let count = upstream.endpoints.len();
-        let down = upstream.health.as_ref().is_some_and(|health| !health.initially_up);
-        let standing = || Standing { down: AtomicBool::new(down), ..Standing::default() };
+    pub fn new(upstream: &Upstream, endpoints: Vec<Arc<Standing>>, start: Instant) -> Self {
+        let count = endpoints.len();
         let percent = usize::try_from(upstream.ejection.max_percent).unwrap_or_default();
         let most_out = match percent {
             0 => 0,
@@ -88,8 +90,8 @@ impl Roster {
             slow_start: upstream.slow_start,
             // Who has no other cannot be left out.
             most_out: if count > 1 { most_out } else { 0 },
-            start: Instant::now(),
-            endpoints: (0..count).map(|_| standing()).collect(),
+            start,
+            endpoints,
         }
     }
 
@@ -101,17 +103,22 @@ impl Roster {
     #[must_use]
     pub fn view(&self) -> View<'_> {
         let mut view = View { roster: self, now: None, panic: Panic::No };
-        if self.endpoints.iter().all(Standing::is_quiet) {
+        if self.endpoints.iter().all(|standing| standing.is_quiet()) {
             return view;
         }
         let now = self.now();
-        let is_down = |standing: &&Standing| standing.down.load(Relaxed);
-        let is_ejected = |standing: &&Standing| !is_down(standing) && standing.is_ejected(now);
-        let down = self.endpoints.iter().filter(is_down).count();
-        let ejected = self.endpoints.iter().filter(is_ejected).count();
+        let (mut drained, mut down, mut ejected) = (0, 0, 0);
+        for standing in &self.endpoints {
+            match () {
+                () if standing.is_drained() => drained += 1,
+                () if standing.down.load(Relaxed) => down += 1,
+                () if standing.is_ejected(now) => ejected += 1,
+                () => {}
+            }
+        }
         view.now = Some(now);
         if ejected > 0 && down + ejected > self.most_out {
-            let none_left = down + ejected == self.endpoints.len();
+            let none_left = drained + down + ejected == self.endpoints.len();
             view.panic = if none_left { Panic::All } else { Panic::Some };
         }
         view
@@ -180,11 +187,24 @@ impl Roster {
         }
     }
 
+    /// What keeps the endpoint from its requests, in a word: `drained`, `unhealthy`, `ejected`,
+    /// `unreachable`; or `up`.
+    #[must_use]
+    pub fn state(&self, endpoint: usize) -> &'static str {
+        match self.endpoints.get(endpoint) {
+            Some(standing) if standing.is_drained() => "drained",
+            Some(standing) if standing.is_down() => "unhealthy",
+            Some(standing) if standing.is_ejected(self.now()) => "ejected",
+            Some(standing) if standing.unreachable.load(Relaxed) => "unreachable",
+            _ => "up",
+        }
+    }
+
     /// Whether the endpoint gets its requests, as far as is known.
     #[must_use]
     pub fn is_up(&self, endpoint: usize) -> bool {
         self.endpoints.get(endpoint).is_some_and(|standing| {
-            let out = standing.down.load(Relaxed) || standing.unreachable.load(Relaxed);
+            let out = standing.is_out() || standing.unreachable.load(Relaxed);
             let until = standing.until.load(Relaxed);
             !out && (until == 0 || until <= self.now())
         })
@@ -213,10 +233,37 @@ impl Roster {
 }
 
 impl Standing {
+    /// That of an endpoint of which nothing is known: in, unless health checks say otherwise.
+    #[must_use]
+    pub fn new(upstream: &Upstream) -> Self {
+        let down = upstream.health.as_ref().is_some_and(|health| !health.initially_up);
+        Standing { down: AtomicBool::new(down), ..Standing::default() }
+    }
+
+    /// Whether an operator has taken it out.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Relaxed)
+    }
+
+    /// Takes it out, or in again.
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Relaxed);
+    }
+
+    /// Whether it fails its health checks.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down.load(Relaxed)
+    }
+
+    /// No request goes there, whatever happens to the others.
+    fn is_out(&self) -> bool {
+        self.is_down() || self.is_drained()
+    }
+
     fn is_quiet(&self) -> bool {
-        self.until.load(Relaxed) == 0
-            && self.back_since.load(Relaxed) == 0
-            && !self.down.load(Relaxed)
+        self.until.load(Relaxed) == 0 && self.back_since.load(Relaxed) == 0 && !self.is_out()
     }
 
     fn is_ejected(&self, now: u64) -> bool {
@@ -231,7 +278,7 @@ impl View<'_> {
         let (Some(now), Some(standing)) = (self.now, self.roster.endpoints.get(endpoint)) else {
             return FULL;
         };
-        if standing.down.load(Relaxed) {
+        if standing.is_out() {
             return 0;
         }
         let until = standing.until.load(Relaxed);
@@ -251,14 +298,14 @@ impl View<'_> {
         u32::try_from(share).unwrap_or(FULL).max(LEAST)
     }
 
-    /// The endpoint that is most likely well, among all but this one that are not down; in doubt
+    /// The endpoint that is most likely well, among all but this one that are not out; in doubt
     /// the next one.
     #[must_use]
     pub fn other_than(&self, endpoint: usize) -> Option<usize> {
         let count = self.roster.endpoints.len();
         let others = (1..count).map(|step| (endpoint + step) % count);
         let known = others.filter_map(|other| Some((other, self.roster.endpoints.get(other)?)));
-        let possible = known.filter(|(_, standing)| !standing.down.load(Relaxed));
+        let possible = known.filter(|(_, standing)| !standing.is_out());
         let doubt = |standing: &Standing| {
             let ejected = self.now.is_some_and(|now| standing.is_ejected(now));
             (ejected, standing.failures.load(Relaxed))

@@ -5,9 +5,13 @@
 //! A check opens a connection of its own, so that it sees what a new connection would see, and ends
 //! within its time. It is no request of a client: neither limits nor failure counters see it.
 
+mod grpc;
+mod websocket;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,29 +20,54 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
+use super::connect::Target;
 use super::exchange::{Asked, Broken, Exchange, Framing, Head, Piece, Request, ResponseHead};
 use super::http2::session::{Session, Sessions};
 use super::pool::{Connection, Ticket};
+use super::set::Member;
+use super::stream::Stream;
 use super::tls::{self, Purpose};
+use super::{Shared, Watching};
 use super::{ejection, http1, http2};
 use crate::config::model::{Health, Probe, UpstreamProtocol};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind, Phase};
 
 /// How much of an answer is read.
 const MOST: usize = 64 * 1024;
 
+/// Checks the endpoints of this upstream for ever, those that come as well.
+pub async fn watch_all(shared: Arc<Shared>) {
+    let mut watched: Vec<(Arc<Member>, Watching)> = Vec::new();
+    loop {
+        let mut changed = pin!(shared.changed.notified());
+        // What changes from here on is not missed.
+        changed.as_mut().enable();
+        let set = shared.current();
+        let is_there = |known: &Arc<Member>| set.members.iter().any(|at| Arc::ptr_eq(at, known));
+        watched.retain(|(known, _)| is_there(known));
+        for member in &set.members {
+            if !watched.iter().any(|(known, _)| Arc::ptr_eq(known, member)) {
+                let watch = watch(Arc::clone(&shared), Arc::clone(member));
+                let task = Watching(vec![tokio::task::spawn_local(watch)]);
+                watched.push((Arc::clone(member), task));
+            }
+        }
+        drop(set);
+        changed.await;
+    }
+}
+
 /// Checks this endpoint for ever.
-pub async fn watch(shared: Arc<Shared>, endpoint: usize) {
+async fn watch(shared: Arc<Shared>, member: Arc<Member>) {
     let Some(health) = shared.settings.health.clone() else { return };
     let mut streak = Streak::new(&health);
     // Not all endpoints, and not all seawalls after a restart, at the same moment.
     sleep(ejection::jitter(health.interval.min(Duration::from_secs(1)))).await;
     loop {
-        let result = check(&shared, endpoint, &health).await;
-        shared.metrics.checked(endpoint, result.is_ok());
+        let result = check(&shared, &member.target, &health).await;
+        member.metrics.checked(result.is_ok());
         if let Some(up) = streak.next(result.is_ok()) {
-            shared.checked(endpoint, up, result.err());
+            shared.checked(&member, up, result.err());
         }
         let tenth = health.interval / 10;
         sleep(health.interval - tenth + ejection::jitter(tenth * 2)).await;
@@ -95,6 +124,12 @@ pub enum Unwell {
     Status(u16),
     /// The content does not match.
     Content,
+    /// The gRPC call ended with this status, or without any.
+    GrpcStatus(Option<String>),
+    /// The service is in this state of grpc.health.v1, and not in SERVING.
+    NotServing(u64),
+    /// The answer to the WebSocket handshake is no valid 101.
+    Handshake,
 }
 
 impl std::fmt::Display for Unwell {
@@ -104,6 +139,13 @@ impl std::fmt::Display for Unwell {
             Unwell::Broken(failure) => failure.fmt(f),
             Unwell::Status(status) => write!(f, "status {status}"),
             Unwell::Content => f.write_str("the content does not match"),
+            Unwell::GrpcStatus(None) => f.write_str("no grpc-status"),
+            Unwell::GrpcStatus(Some(status)) => write!(f, "grpc-status {status}"),
+            Unwell::NotServing(0) => f.write_str("UNKNOWN"),
+            Unwell::NotServing(2) => f.write_str("NOT_SERVING"),
+            Unwell::NotServing(3) => f.write_str("SERVICE_UNKNOWN"),
+            Unwell::NotServing(other) => write!(f, "serving status {other}"),
+            Unwell::Handshake => f.write_str("the handshake is not accepted as RFC 6455 demands"),
         }
     }
 }
@@ -124,18 +166,25 @@ impl From<Broken> for Unwell {
     }
 }
 
-async fn check(shared: &Shared, endpoint: usize, health: &Health) -> Result<(), Unwell> {
+async fn check(shared: &Shared, target: &Target, health: &Health) -> Result<(), Unwell> {
     // Boxed: it is rare, and the worker would carry the room for it.
-    let ask = Box::pin(ask(shared, endpoint, &health.probe));
+    let ask = Box::pin(ask(shared, target, &health.probe));
     timeout(health.timeout, ask).await.unwrap_or(Err(Unwell::Slow))
 }
 
-async fn ask(shared: &Shared, endpoint: usize, probe: &Probe) -> Result<(), Unwell> {
-    let Some(target) = shared.targets.get(endpoint) else { return Err(Unwell::Slow) };
+async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Result<(), Unwell> {
     let settings = &shared.settings;
-    let stream = target.connect(&settings.timeouts, Purpose::Requests).await?;
-    let Probe::Http { path, statuses, body } = probe else { return Ok(()) };
-    let ticket = Ticket::beside(shared.metrics.connections());
+    let purpose = match probe {
+        Probe::Tcp | Probe::Http { .. } | Probe::Grpc { .. } => Purpose::Requests,
+        Probe::WebSocket { .. } => Purpose::Upgrade,
+    };
+    let stream = target.connect(&settings.timeouts, purpose).await?;
+    let (path, statuses, body) = match probe {
+        Probe::Tcp => return Ok(()),
+        Probe::Grpc { service } => return grpc::ask(shared, target, stream, service).await,
+        Probe::WebSocket { path } => return websocket::ask(shared, target, stream, path).await,
+        Probe::Http { path, statuses, body } => (path, statuses, body),
+    };
     let two = match settings.protocol {
         UpstreamProtocol::Http1 => false,
         UpstreamProtocol::Http2 => true,
@@ -143,28 +192,14 @@ async fn ask(shared: &Shared, endpoint: usize, probe: &Probe) -> Result<(), Unwe
     };
     let authority = target.endpoint.authority();
     let mut exchange = if two {
-        let open = async { Session::open(stream, ticket, &settings.limits).await.map(Some) };
-        let lease = Sessions::new(Duration::ZERO).lease(open).await?;
-        let Some(lease) = lease else { return Err(Unwell::Slow) };
-        let scheme = if target.tls.is_some() { "https" } else { "http" };
-        let uri = format!("{scheme}://{authority}{path}");
-        let head = http::Request::get(uri).header("user-agent", AGENT).body(());
-        let head = head.map_err(|error| {
-            let kind = crate::failure::Kind::ProxyInternalError;
-            Failure::new(kind, crate::failure::Phase::Send).with_source(error)
-        })?;
-        let request = request(settings.timeouts.head).with_head(head);
-        let exchange = http2::exchange::Exchange::new(lease, Arc::clone(settings), request);
-        Exchange::Http2(Box::new(exchange))
+        let head = http::Request::get(uri(target, path));
+        over_http2(shared, stream, head, Content::none()).await?
     } else {
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {AGENT}\r\n\
              Connection: close\r\n\r\n"
         );
-        let request = request(settings.timeouts.head).with_head(BytesMut::from(&*head));
-        let connection = Connection::new(stream, ticket);
-        let exchange = http1::exchange::Exchange::new(connection, Arc::clone(settings), request);
-        Exchange::Http1(Box::new(exchange))
+        over_http1(shared, stream, &head, Asked::default())
     };
     let head = final_head(&mut exchange).await?;
     let status = head.status.as_u16();
@@ -178,11 +213,50 @@ async fn ask(shared: &Shared, endpoint: usize, probe: &Probe) -> Result<(), Unwe
 
 const AGENT: &str = concat!("seawall/", env!("CARGO_PKG_VERSION"), " health check");
 
-fn request(head_timeout: Duration) -> Request<(), Nothing> {
+/// The absolute form of a path at the endpoint.
+fn uri(target: &Target, path: &str) -> String {
+    let scheme = if target.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{}{path}", target.endpoint.authority())
+}
+
+/// An exchange without content on this HTTP/1.1 connection; `head` is whole.
+fn over_http1(shared: &Shared, stream: Stream, head: &str, asked: Asked) -> Exchange<Content> {
+    let settings = &shared.settings;
+    let request = request(settings.timeouts.head, Content::none());
+    let request = Request { asked, ..request }.with_head(BytesMut::from(head));
+    let connection = Connection::new(stream, Ticket::beside(shared.metrics.connections()));
+    let exchange = http1::exchange::Exchange::new(connection, Arc::clone(settings), request);
+    Exchange::Http1(Box::new(exchange))
+}
+
+/// The only exchange on this HTTP/2 connection.
+async fn over_http2(
+    shared: &Shared,
+    stream: Stream,
+    head: http::request::Builder,
+    content: Content,
+) -> Result<Exchange<Content>, Unwell> {
+    let settings = &shared.settings;
+    let head = head.header("user-agent", AGENT).body(());
+    let head = head
+        .map_err(|error| Failure::new(Kind::ProxyInternalError, Phase::Send).with_source(error))?;
+    let ticket = Ticket::beside(shared.metrics.connections());
+    let open = async { Session::open(stream, ticket, &settings.limits).await.map(Some) };
+    let lease = Rc::new(Sessions::new(Duration::ZERO, None)).open(open).await?;
+    let Some(lease) = lease else { return Err(Unwell::Slow) };
+    let request = request(settings.timeouts.head, content).with_head(head);
+    let exchange = http2::exchange::Exchange::new(lease, Arc::clone(settings), request);
+    Ok(Exchange::Http2(Box::new(exchange)))
+}
+
+fn request(head_timeout: Duration, content: Content) -> Request<(), Content> {
     Request {
         head: (),
-        body: None,
-        framing: Framing::Empty,
+        framing: match &content.0 {
+            None => Framing::Empty,
+            Some(bytes) => Framing::Length(bytes.len() as u64),
+        },
+        body: content.0.is_some().then_some(content),
         asked: Asked::default(),
         expects_continue: false,
         content_limit: None,
@@ -191,7 +265,7 @@ fn request(head_timeout: Duration) -> Request<(), Nothing> {
     }
 }
 
-async fn final_head(exchange: &mut Exchange<Nothing>) -> Result<ResponseHead, Broken> {
+async fn final_head(exchange: &mut Exchange<Content>) -> Result<ResponseHead, Broken> {
     loop {
         if let Head::Final(head) = exchange.head().await? {
             return Ok(head);
@@ -200,7 +274,7 @@ async fn final_head(exchange: &mut Exchange<Nothing>) -> Result<ResponseHead, Br
 }
 
 /// The first [`MOST`] bytes.
-async fn content(exchange: &mut Exchange<Nothing>) -> Result<BytesMut, Broken> {
+async fn content(exchange: &mut Exchange<Content>) -> Result<BytesMut, Broken> {
     let mut content = BytesMut::new();
     while content.len() < MOST {
         match poll_fn(|cx| exchange.poll_content(cx)).await.transpose()? {
@@ -212,19 +286,29 @@ async fn content(exchange: &mut Exchange<Nothing>) -> Result<BytesMut, Broken> {
     Ok(content)
 }
 
-/// The content of a GET.
+/// What a check sends: nothing, or all of it at once.
 #[derive(Debug)]
-struct Nothing;
+struct Content(Option<Bytes>);
 
-impl Body for Nothing {
+impl Content {
+    fn none() -> Self {
+        Content(None)
+    }
+}
+
+impl Body for Content {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(None)
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
     }
 }
 

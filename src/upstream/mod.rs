@@ -5,11 +5,14 @@
 //! place on a shared one, runs an [`exchange::Exchange`] on it and gives it back. Every error that
 //! leaves this floor is a [`Failure`].
 
+pub mod adaptive;
 pub mod admission;
 pub mod balance;
 pub mod budget;
+pub mod circuit;
 pub mod connect;
 pub mod deadline;
+pub mod dns;
 pub mod ejection;
 pub mod exchange;
 pub mod health;
@@ -17,27 +20,34 @@ pub mod http1;
 pub mod http2;
 pub mod pending;
 pub mod pool;
+pub mod set;
 pub mod stream;
 pub mod tls;
 pub mod upload;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use adaptive::{Adaptive, Slot};
 use admission::{Admission, Place, Refused};
-use balance::{Picker, Plan};
+use balance::Picker;
 use budget::Budget;
+use circuit::{Circuit, Passage};
 use connect::Target;
-use ejection::Roster;
+use ejection::Standing;
 use http2::session::{Lease, Session, Sessions};
 use pending::Pending;
 use pool::{Connection, OpenCount, Pool, Ticket};
+use set::{Member, Set};
 use stream::Stream;
 use tls::{Purpose, Tls, TlsSettingsError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config::model;
+use crate::drain::Drain;
 use crate::failure::{Failure, Kind, Phase};
 use crate::telemetry::metrics::UpstreamMetrics;
 
@@ -48,11 +58,18 @@ pub struct Shared {
     pub settings: Arc<model::Upstream>,
     /// Resolved metric handles.
     pub metrics: UpstreamMetrics,
-    targets: Vec<Target>,
-    plan: Plan,
-    roster: Roster,
+    tls: Option<Tls>,
+    /// The number of the current set.
+    generation: AtomicU64,
+    current: Mutex<Arc<Set>>,
+    /// Another set is current.
+    changed: Notify,
+    start: Instant,
+    discovery: Discovery,
     open: Arc<OpenCount>,
     admission: Arc<Admission>,
+    circuit: Option<Arc<Circuit>>,
+    adaptive: Option<Arc<Adaptive>>,
 }
 
 impl Shared {
@@ -66,18 +83,36 @@ impl Shared {
         metrics: UpstreamMetrics,
         previous: Option<&Shared>,
     ) -> Result<Self, TlsSettingsError> {
-        let targets = targets(&settings)?;
+        let tls = Tls::of(&settings)?;
         let limits = &settings.limits;
         let limited = |limits: &model::UpstreamLimits| (limits.websockets, limits.handshakes);
         let admission = previous
             .filter(|previous| limited(&previous.settings.limits) == limited(limits))
             .map(|previous| Arc::clone(&previous.admission))
             .unwrap_or_else(|| Arc::new(Admission::new(limits.websockets, limits.handshakes)));
-        let plan = Plan::new(&settings.balance, &settings.endpoints);
-        let roster = Roster::new(&settings);
-        let open = previous.map(|previous| Arc::clone(&previous.open)).unwrap_or_default();
-        let shared = Shared { settings, metrics, targets, plan, roster, open, admission };
-        (0..shared.targets.len()).for_each(|endpoint| shared.tell_whether_up(endpoint));
+        let circuit = settings.circuit.clone().map(|circuit| {
+            Arc::new(Circuit::new(circuit, Arc::clone(&settings.name), metrics.circuit().clone()))
+        });
+        let adaptive = settings
+            .concurrency
+            .clone()
+            .map(|concurrency| Arc::new(Adaptive::new(concurrency, metrics.concurrency().clone())));
+        let start = Instant::now();
+        let shared = Shared {
+            current: Mutex::new(Arc::new(Set::new(&settings, Vec::new(), Vec::new(), start))),
+            generation: AtomicU64::new(0),
+            changed: Notify::new(),
+            open: previous.map(|previous| Arc::clone(&previous.open)).unwrap_or_default(),
+            settings,
+            metrics,
+            tls,
+            start,
+            discovery: Discovery::default(),
+            admission,
+            circuit,
+            adaptive,
+        };
+        shared.replace(shared.settings.endpoints.clone())?;
         Ok(shared)
     }
 
@@ -86,74 +121,165 @@ impl Shared {
     /// # Errors
     /// If its TLS settings cannot be used.
     pub fn check(settings: &model::Upstream) -> Result<(), TlsSettingsError> {
-        targets(settings).map(drop)
+        let tls = Tls::of(settings)?;
+        let secured = settings.endpoints.iter().filter(|one| one.scheme == model::Scheme::Https);
+        for endpoint in secured.filter(|_| tls.is_some()) {
+            tls::server_name(settings, endpoint)?;
+        }
+        Ok(())
     }
 
-    /// Brings the gauge of the endpoint up to date.
-    fn tell_whether_up(&self, endpoint: usize) {
-        self.metrics.set_up(endpoint, self.roster.is_up(endpoint));
+    /// It is not configured any more, or differently: the series of its endpoints end, but for those
+    /// that are among the next one's as well.
+    pub fn retire(&self, next: Option<&Shared>) {
+        let next = next.map(Shared::current);
+        for member in &self.current().members {
+            if next.as_ref().is_none_or(|next| next.find(member.label()).is_none()) {
+                member.metrics.forget();
+            }
+        }
     }
 
-    fn ejected(&self, endpoint: usize, time: Duration) {
-        self.metrics.ejected(endpoint);
-        self.tell_whether_up(endpoint);
-        let (upstream, endpoint) = (&*self.settings.name, self.label(endpoint));
-        tracing::warn!(upstream, endpoint, ?time, "an endpoint is ejected");
+    /// The endpoints as they are now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Set> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these are the endpoints. Those that were among them before stay what they are,
+    /// those that are not any more are drained. Whether that changed anything.
+    ///
+    /// # Errors
+    /// If an endpoint has a name that no certificate can have; nothing changes then.
+    pub fn replace(&self, endpoints: Vec<model::Endpoint>) -> Result<bool, TlsSettingsError> {
+        let old = self.current();
+        if old.is_of(&endpoints) {
+            return Ok(false);
+        }
+        let members = endpoints.iter().map(|endpoint| match old.find(&endpoint.label) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => self.member(endpoint.clone()).map(Arc::new),
+        });
+        let members = members.collect::<Result<Vec<_>, _>>()?;
+        let set = Arc::new(Set::new(&self.settings, endpoints, members, self.start));
+        for member in &old.members {
+            if set.find(member.label()).is_none() {
+                member.go();
+            }
+        }
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = set;
+        self.generation.fetch_add(1, Ordering::Release);
+        self.changed.notify_waiters();
+        Ok(true)
+    }
+
+    fn member(&self, endpoint: model::Endpoint) -> Result<Member, TlsSettingsError> {
+        let session = match (&self.tls, endpoint.scheme) {
+            (Some(tls), model::Scheme::Https) => {
+                Some((tls.clone(), tls::server_name(&self.settings, &endpoint)?))
+            }
+            _ => None,
+        };
+        let metrics = self.metrics.endpoint(&endpoint.label);
+        Ok(Member::new(Target::new(endpoint, session), Standing::new(&self.settings), metrics))
+    }
+
+    /// Drains the endpoint with this name, or takes it back; its state then, if there is such a one.
+    pub fn set_drained(&self, label: &str, drained: bool) -> Option<&'static str> {
+        let set = self.current();
+        let at = set.members.iter().position(|member| &**member.label() == label)?;
+        let member = set.members.get(at)?;
+        if member.standing.is_drained() != drained {
+            let (upstream, endpoint) = (&*self.settings.name, label);
+            if drained {
+                tracing::info!(upstream, endpoint, "an operator drains an endpoint");
+            } else {
+                tracing::info!(upstream, endpoint, "an operator takes an endpoint back");
+            }
+        }
+        member.set_drained(drained);
+        set.tell_whether_up(at);
+        Some(set.roster.state(at))
+    }
+
+    /// DNS has answered.
+    fn resolved(&self) {
+        self.discovery.outcome.store(FOUND, Ordering::Release);
+        self.discovery.known.notify_waiters();
+    }
+
+    /// DNS has not answered: `dns_error` or `dns_timeout`.
+    fn unresolved(&self, kind: Kind) {
+        let outcome = if kind == Kind::DnsTimeout { TIMED_OUT } else { FAILED };
+        // What was found once is kept.
+        let unless_found = |known| (known != FOUND).then_some(outcome);
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.discovery.outcome.fetch_update(order.0, order.1, unless_found);
+        self.discovery.known.notify_waiters();
     }
 
     /// The endpoint's health checks have come to a result.
-    fn checked(&self, endpoint: usize, up: bool, why: Option<health::Unwell>) {
-        self.roster.set_down(endpoint, !up);
-        self.tell_whether_up(endpoint);
-        let (upstream, label) = (&*self.settings.name, self.label(endpoint));
+    fn checked(&self, member: &Arc<Member>, up: bool, why: Option<health::Unwell>) {
+        let set = self.current();
+        let Some(at) = set.members.iter().position(|known| Arc::ptr_eq(known, member)) else {
+            return;
+        };
+        set.roster.set_down(at, !up);
+        set.tell_whether_up(at);
+        let (upstream, endpoint) = (&*self.settings.name, &**member.label());
         match why {
-            None => tracing::info!(upstream, endpoint = label, "an endpoint passes its checks"),
+            None => tracing::info!(upstream, endpoint, "an endpoint passes its checks"),
             Some(why) => {
-                tracing::warn!(upstream, endpoint = label, %why, "an endpoint fails its checks");
+                tracing::warn!(upstream, endpoint, %why, "an endpoint fails its checks");
             }
         }
     }
 
     /// Forgets what is long over, and brings the gauges up to date.
     pub fn sweep(&self) {
-        self.roster.tidy();
-        (0..self.targets.len()).for_each(|endpoint| self.tell_whether_up(endpoint));
-    }
-
-    fn label(&self, endpoint: usize) -> &str {
-        self.targets.get(endpoint).map_or("", |target| &*target.endpoint.label)
+        let set = self.current();
+        set.roster.tidy();
+        set.tell();
+        self.circuit.iter().for_each(|circuit| circuit.tidy());
     }
 }
 
-fn targets(settings: &model::Upstream) -> Result<Vec<Target>, TlsSettingsError> {
-    let tls = Tls::of(settings)?;
-    let targets = settings.endpoints.iter().map(|endpoint| {
-        let session = match (&tls, endpoint.scheme) {
-            (Some(tls), model::Scheme::Https) => {
-                Some((tls.clone(), tls::server_name(settings, endpoint)?))
-            }
-            _ => None,
-        };
-        Ok(Target::new(endpoint.clone(), session))
-    });
-    targets.collect()
+/// Whether DNS has answered once.
+#[derive(Debug, Default)]
+struct Discovery {
+    outcome: AtomicU8,
+    known: Notify,
 }
+
+const UNKNOWN: u8 = 0;
+const FOUND: u8 = 1;
+const FAILED: u8 = 2;
+const TIMED_OUT: u8 = 3;
 
 /// One worker's view of an upstream.
 #[derive(Debug)]
 pub struct Upstream {
     shared: Arc<Shared>,
-    endpoints: Vec<Endpoint>,
+    view: RefCell<Rc<View>>,
     picker: Picker,
     budget: Budget,
-    pending: Pending,
+    pending: Rc<Pending>,
+}
+
+/// One worker's connections to the endpoints of a set.
+#[derive(Debug)]
+struct View {
+    generation: u64,
+    set: Arc<Set>,
+    endpoints: Vec<Rc<Endpoint>>,
 }
 
 /// One worker's connections to an endpoint.
 #[derive(Debug)]
 struct Endpoint {
+    member: Arc<Member>,
     pool: Pool,
-    sessions: Sessions,
+    sessions: Rc<Sessions>,
     /// What it spoke last: with `protocol: auto` that is known only after a handshake.
     speaks: Cell<Speaks>,
     in_flight: Rc<Cell<usize>>,
@@ -188,6 +314,16 @@ enum Room {
     Free(Ticket),
 }
 
+/// What a request finds that can share a connection.
+enum Way {
+    /// A place on one.
+    Lease(Lease),
+    /// One that is on its way.
+    Coming,
+    /// A place for a new one.
+    New(Ticket),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Speaks {
     Unknown,
@@ -195,9 +331,26 @@ enum Speaks {
     Http2,
 }
 
-/// Which endpoint of an upstream: its place in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EndpointIndex(usize);
+/// The endpoint that a request was given, among those that there were then.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    view: Rc<View>,
+    at: usize,
+    endpoint: Rc<Endpoint>,
+}
+
+impl Choice {
+    fn of(view: &Rc<View>, at: usize) -> Option<Self> {
+        let endpoint = Rc::clone(view.endpoints.get(at)?);
+        Some(Choice { view: Rc::clone(view), at, endpoint })
+    }
+
+    /// Resolves when its WebSockets have to leave.
+    #[must_use]
+    pub fn leaving(&self) -> Drain {
+        self.endpoint.member.leaving()
+    }
+}
 
 /// What a request travels on.
 #[derive(Debug)]
@@ -219,19 +372,19 @@ pub enum Need {
     Upgrade,
 }
 
-/// Checks the health of every endpoint, on this worker, until the guard is dropped.
+/// Checks the health of every endpoint and follows DNS, on this worker, until the guard is dropped.
 #[must_use]
-pub fn watch_health(upstreams: &[Arc<Shared>]) -> Watching {
+pub fn watch(upstreams: &[Arc<Shared>]) -> Watching {
     let checked = upstreams.iter().filter(|shared| shared.settings.health.is_some());
-    let tasks = checked.flat_map(|shared| {
-        (0..shared.targets.len())
-            .map(|endpoint| tokio::task::spawn_local(health::watch(Arc::clone(shared), endpoint)))
-    });
-    Watching(tasks.collect())
+    let checks =
+        checked.map(|shared| tokio::task::spawn_local(health::watch_all(Arc::clone(shared))));
+    let found = upstreams.iter().filter(|shared| shared.settings.dns.is_some());
+    let finds = found.map(|shared| tokio::task::spawn_local(dns::follow(Arc::clone(shared))));
+    Watching(checks.chain(finds).collect())
 }
 
-/// The health checks of a worker; they end when this is dropped.
-#[derive(Debug)]
+/// Tasks of a worker that end when this is dropped.
+#[derive(Debug, Default)]
 pub struct Watching(Vec<tokio::task::JoinHandle<()>>);
 
 impl Drop for Watching {
@@ -240,16 +393,31 @@ impl Drop for Watching {
     }
 }
 
-impl Upstream {
-    /// A view for the worker with this number; workers start their rounds at different endpoints.
-    #[must_use]
-    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        let limits = &shared.settings.limits;
-        let keep_alive = shared.settings.timeouts.keep_alive;
-        let endpoint = |target: &Target| Endpoint {
+impl View {
+    /// The view of the current set; what the last one had of it stays.
+    fn of(shared: &Shared, last: Option<&View>, pending: &Rc<Pending>) -> Self {
+        // Read before the set: a change in between makes the next request look again.
+        let generation = shared.generation.load(Ordering::Acquire);
+        let set = shared.current();
+        let known = last.map_or(&[][..], |last| &last.endpoints);
+        let endpoint = |member: &Arc<Member>| {
+            let known = known.iter().find(|known| Arc::ptr_eq(&known.member, member));
+            known.map_or_else(|| Rc::new(Endpoint::new(shared, member, pending)), Rc::clone)
+        };
+        let endpoints = set.members.iter().map(endpoint).collect();
+        View { generation, set, endpoints }
+    }
+}
+
+impl Endpoint {
+    fn new(shared: &Shared, member: &Arc<Member>, pending: &Rc<Pending>) -> Self {
+        let model::Upstream { limits, timeouts, protocol, .. } = &*shared.settings;
+        let keep_alive = timeouts.keep_alive;
+        Endpoint {
+            member: Arc::clone(member),
             pool: Pool::new(limits.idle_connections, keep_alive),
-            sessions: Sessions::new(keep_alive),
-            speaks: Cell::new(match (shared.settings.protocol, target.tls.is_some()) {
+            sessions: Rc::new(Sessions::new(keep_alive, Some(Rc::clone(pending)))),
+            speaks: Cell::new(match (protocol, member.target.tls.is_some()) {
                 (model::UpstreamProtocol::Http2, _) => Speaks::Http2,
                 (model::UpstreamProtocol::Auto, true) => Speaks::Unknown,
                 (model::UpstreamProtocol::Auto | model::UpstreamProtocol::Http1, _) => {
@@ -257,12 +425,58 @@ impl Upstream {
                 }
             }),
             in_flight: Rc::default(),
-        };
-        let endpoints = shared.targets.iter().map(endpoint).collect();
-        let budget = Budget::new(shared.settings.retry.budget_percent);
+        }
+    }
+
+    fn sweep(&self) {
+        if self.member.is_kept() {
+            self.pool.sweep();
+            self.sessions.sweep();
+        } else {
+            self.clear();
+        }
+    }
+
+    /// Closes all idle connections.
+    fn clear(&self) {
+        self.pool.clear();
+        self.sessions.clear();
+    }
+}
+
+impl Upstream {
+    /// A view for the worker with this number; workers start their rounds at different endpoints.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let limits = &shared.settings.limits;
         let open = Arc::clone(&shared.open);
-        let pending = Pending::new(limits.pending, limits.pending_time, open);
-        Upstream { shared, endpoints, picker: Picker::new(worker), budget, pending }
+        let pending = Rc::new(Pending::new(limits.pending, limits.pending_time, open));
+        let view = RefCell::new(Rc::new(View::of(&shared, None, &pending)));
+        let budget = Budget::new(shared.settings.retry.budget_percent);
+        Upstream { shared, view, picker: Picker::new(worker), budget, pending }
+    }
+
+    /// The endpoints as they are now.
+    fn view(&self) -> Rc<View> {
+        let view = self.view.borrow();
+        if view.generation == self.shared.generation.load(Ordering::Acquire) {
+            return Rc::clone(&view);
+        }
+        drop(view);
+        self.renew()
+    }
+
+    #[cold]
+    fn renew(&self) -> Rc<View> {
+        let mut current = self.view.borrow_mut();
+        let next = Rc::new(View::of(&self.shared, Some(&**current), &self.pending));
+        let last = std::mem::replace(&mut *current, Rc::clone(&next));
+        drop(current);
+        // Requests that have begun still know those that are gone, and need no idle connections.
+        for endpoint in last.endpoints.iter().filter(|endpoint| !endpoint.member.is_kept()) {
+            endpoint.clear();
+        }
+        next
     }
 
     /// Whether this is a view of these.
@@ -283,38 +497,104 @@ impl Upstream {
         &self.shared.metrics
     }
 
+    /// Lets a request through, if the upstream has a circuit and it is not open.
+    ///
+    /// # Errors
+    /// The circuit is open.
+    pub fn enter(&self) -> Result<Option<Passage>, Failure> {
+        let Some(circuit) = &self.shared.circuit else { return Ok(None) };
+        circuit.enter().map(Some).map_err(|open| {
+            Failure::new(Kind::DestinationUnavailable, Phase::Connect)
+                .at_upstream(&self.shared.settings.name)
+                .with_retry_after(open.retry_after_secs.to_string().into())
+                .with_source(open)
+        })
+    }
+
+    /// A place among the requests that wait for their response heads, if those are limited.
+    ///
+    /// # Errors
+    /// As many wait as the upstream can take.
+    pub fn slot(&self) -> Result<Option<Slot>, Failure> {
+        let Some(adaptive) = &self.shared.adaptive else { return Ok(None) };
+        adaptive.enter().map(Some).map_err(|full| {
+            Failure::new(Kind::ConnectionLimitReached, Phase::Connect)
+                .at_upstream(&self.shared.settings.name)
+                .with_source(full)
+        })
+    }
+
+    /// Whether DNS has not been heard of yet, so that there is nothing to pick from.
+    #[must_use]
+    pub fn is_unresolved(&self) -> bool {
+        self.shared.settings.dns.is_some()
+            && self.shared.discovery.outcome.load(Ordering::Acquire) == UNKNOWN
+    }
+
+    /// Waits for the first word of DNS, not longer than it may take.
+    pub async fn first_resolved(&self) {
+        let limit = self.shared.settings.timeouts.resolve;
+        let known = &self.shared.discovery.known;
+        let _ = tokio::time::timeout(limit, async {
+            loop {
+                let mut heard = std::pin::pin!(known.notified());
+                heard.as_mut().enable();
+                if !self.is_unresolved() {
+                    return;
+                }
+                heard.await;
+            }
+        })
+        .await;
+    }
+
     /// The endpoint for a request with this key, if it has one.
     ///
     /// # Errors
-    /// If all endpoints fail their health checks.
-    pub fn pick(&self, key: Option<u64>) -> Result<EndpointIndex, Failure> {
-        let Shared { plan, roster, settings, .. } = &*self.shared;
-        let view = roster.view();
+    /// If all endpoints fail their health checks or are drained, or DNS has named none.
+    pub fn pick(&self, key: Option<u64>) -> Result<Choice, Failure> {
+        let view = self.view();
+        let standing = view.set.roster.view();
         let load =
-            |at: usize| self.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
-        let picked = self.picker.pick(plan, key, |endpoint| view.share(endpoint), load);
-        picked.map(EndpointIndex).ok_or_else(|| {
-            Failure::new(Kind::DestinationUnavailable, Phase::Connect).at_upstream(&settings.name)
-        })
+            |at: usize| view.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
+        let plan = &view.set.plan;
+        let picked = self.picker.pick(plan, key, |endpoint| standing.share(endpoint), load);
+        picked.and_then(|at| Choice::of(&view, at)).ok_or_else(|| self.nowhere())
+    }
+
+    #[cold]
+    fn nowhere(&self) -> Failure {
+        let Shared { settings, discovery, .. } = &*self.shared;
+        let outcome = discovery.outcome.load(Ordering::Acquire);
+        let failure = match outcome {
+            _ if settings.dns.is_none() || outcome == FOUND => {
+                Failure::new(Kind::DestinationUnavailable, Phase::Connect)
+            }
+            FAILED => Failure::new(Kind::DnsError, Phase::Resolve),
+            _ => Failure::new(Kind::DnsTimeout, Phase::Resolve),
+        };
+        failure.at_upstream(&settings.name)
     }
 
     /// The endpoint to try after this one, if there is another.
     #[must_use]
-    pub fn after(&self, endpoint: EndpointIndex) -> Option<EndpointIndex> {
-        self.shared.roster.view().other_than(endpoint.0).map(EndpointIndex)
+    pub fn after(&self, choice: &Choice) -> Option<Choice> {
+        let other = choice.view.set.roster.view().other_than(choice.at)?;
+        Choice::of(&choice.view, other)
     }
 
     /// Counts one more request at the endpoint as in flight.
     #[must_use]
-    pub fn begin(&self, endpoint: EndpointIndex) -> Option<InFlight> {
-        let in_flight = &self.endpoints.get(endpoint.0)?.in_flight;
+    pub fn begin(&self, choice: &Choice) -> InFlight {
+        let in_flight = &choice.endpoint.in_flight;
         in_flight.set(in_flight.get() + 1);
-        Some(InFlight(Rc::clone(in_flight)))
+        InFlight(Rc::clone(in_flight))
     }
 
     /// Takes note of what became of a request at the endpoint.
-    pub fn report(&self, endpoint: EndpointIndex, outcome: Outcome<'_>) {
-        let Shared { roster, settings, .. } = &*self.shared;
+    pub fn report(&self, choice: &Choice, outcome: Outcome<'_>) {
+        let settings = &self.shared.settings;
+        let set = &choice.view.set;
         let failed = match outcome {
             Outcome::Served => false,
             Outcome::AppFailed => settings.ejection.count_app_errors,
@@ -322,9 +602,9 @@ impl Upstream {
             Outcome::Broken(_) => return,
         };
         if !failed {
-            roster.succeeded(endpoint.0);
-        } else if let Some(time) = roster.failed(endpoint.0) {
-            self.shared.ejected(endpoint.0, time);
+            set.roster.succeeded(choice.at);
+        } else if let Some(time) = set.roster.failed(choice.at) {
+            set.ejected(&settings.name, choice.at, time);
         }
     }
 
@@ -336,11 +616,8 @@ impl Upstream {
 
     /// `http` or `https`: the scheme of an endpoint.
     #[must_use]
-    pub fn scheme(&self, endpoint: EndpointIndex) -> &'static str {
-        match self.shared.targets.get(endpoint.0) {
-            Some(target) if target.tls.is_some() => "https",
-            _ => "http",
-        }
+    pub fn scheme(&self, choice: &Choice) -> &'static str {
+        if choice.endpoint.member.target.tls.is_some() { "https" } else { "http" }
     }
 
     /// A link to the endpoint.
@@ -348,11 +625,8 @@ impl Upstream {
     /// # Errors
     /// The failure, complete with upstream and endpoint names. No byte of the request has been
     /// sent then.
-    pub async fn link(&self, index: EndpointIndex, need: Need) -> Result<Link, Failure> {
-        let Some(endpoint) = self.endpoints.get(index.0) else {
-            // Indices come from pick(): there is an endpoint unless the upstream has none at all.
-            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
-        };
+    pub async fn link(&self, choice: &Choice, need: Need) -> Result<Link, Failure> {
+        let endpoint = &*choice.endpoint;
         if need == Need::Any
             && self.pending.is_empty()
             && endpoint.speaks.get() != Speaks::Http2
@@ -363,25 +637,25 @@ impl Upstream {
         // Boxed, because a request on an idle connection shall not carry the room for a handshake.
         let link = Box::pin(async {
             match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(index, Purpose::Upgrade, None).await,
+                (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, None).await,
                 (Need::Any, Speaks::Http1) => {
-                    self.open_http1(index, Purpose::Requests, Some(&endpoint.pool)).await
+                    self.open_http1(choice, Purpose::Requests, Some(&endpoint.pool)).await
                 }
                 (Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(index, Purpose::Requests, None).await
+                    self.open_http1(choice, Purpose::Requests, None).await
                 }
                 (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
-                    self.join(index, endpoint).await
+                    self.join(choice).await
                 }
             }
         });
-        link.await.map_err(|failure| self.place(index, failure))
+        link.await.map_err(|failure| self.place(choice, failure))
     }
 
     /// A new connection, or an idle one of this pool that comes back while there is no room.
     async fn open_http1(
         &self,
-        index: EndpointIndex,
+        choice: &Choice,
         purpose: Purpose,
         pool: Option<&Pool>,
     ) -> Result<Link, Failure> {
@@ -393,68 +667,97 @@ impl Upstream {
             Room::Taken(connection) => return Ok(Link::Http1(connection)),
             Room::Free(ticket) => ticket,
         };
-        let stream = self.connect(index, purpose).await?;
+        let stream = self.connect(choice, purpose).await?;
         Ok(Link::Http1(Connection::new(stream, ticket)))
     }
 
     /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
     fn make_room(&self) -> Option<Ticket> {
         let Shared { settings, metrics, open, .. } = &*self.shared;
-        Ticket::take(open, settings.limits.connections, metrics.connections())
-            .or_else(|| self.endpoints.iter().find_map(|endpoint| endpoint.pool.evict()))
+        Ticket::take(open, settings.limits.connections, metrics.connections()).or_else(|| {
+            let view = self.view();
+            view.endpoints.iter().find_map(|at| at.pool.evict().or_else(|| at.sessions.evict()))
+        })
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
-    async fn join(&self, index: EndpointIndex, endpoint: &Endpoint) -> Result<Link, Failure> {
+    async fn join(&self, choice: &Choice) -> Result<Link, Failure> {
+        let sessions = &choice.endpoint.sessions;
+        // What nobody but this endpoint's requests can use.
+        let own = || match sessions.take() {
+            Some(lease) => Some(Way::Lease(lease)),
+            None => sessions.is_opening().then_some(Way::Coming),
+        };
+        let mut deadline = None;
         loop {
-            let mut plain = None;
-            let lease = endpoint.sessions.lease(async {
-                let (stream, ticket) = self.open(index, Purpose::Requests).await?;
-                let agreed = stream.alpn_agreed_on(tls::HTTP_2);
-                let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
-                if agreed == Some(false) {
-                    if strict {
-                        let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
-                        return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
-                    }
-                    endpoint.speaks.set(Speaks::Http1);
-                    plain = Some(Connection::new(stream, ticket));
-                    return Ok(None);
+            let way = match sessions.line().is_empty().then(own).flatten() {
+                Some(way) => way,
+                None => {
+                    let take = || own().or_else(|| self.make_room().map(Way::New));
+                    self.pending.wait_in(sessions.line(), &mut deadline, take).await?
                 }
-                endpoint.speaks.set(Speaks::Http2);
-                Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
-            });
-            if let Some(lease) = lease.await? {
-                return Ok(Link::Http2(lease));
+            };
+            if !(matches!(way, Way::New(_)) || self.pending.is_empty()) {
+                self.pass_on();
             }
-            if let Some(connection) = plain {
-                return Ok(Link::Http1(connection));
+            match way {
+                Way::Lease(lease) => {
+                    sessions.pass_on();
+                    return Ok(Link::Http2(lease));
+                }
+                Way::Coming => sessions.opened().await?,
+                Way::New(ticket) => {
+                    if let Some(link) = self.open_http2(choice, ticket).await? {
+                        return Ok(link);
+                    }
+                }
             }
         }
     }
 
-    /// A new connection. It does not wait for room: on a shared connection many requests have
-    /// their places, and these come back without it.
-    async fn open(
-        &self,
-        index: EndpointIndex,
-        purpose: Purpose,
-    ) -> Result<(Stream, Ticket), Failure> {
-        let Some(ticket) = self.make_room() else {
-            return Err(Failure::new(Kind::ConnectionLimitReached, Phase::Connect));
-        };
-        Ok((self.connect(index, purpose).await?, ticket))
+    /// Wakes whoever can use what a request was woken for and did not need.
+    fn pass_on(&self) {
+        let Shared { settings, open, .. } = &*self.shared;
+        let is_idle =
+            |endpoint: &Rc<Endpoint>| !endpoint.pool.is_empty() || endpoint.sessions.has_idle();
+        if open.is_below(settings.limits.connections) {
+            open.one_closed();
+        } else if self.view().endpoints.iter().any(is_idle) {
+            self.pending.returned();
+        }
     }
 
-    async fn connect(&self, index: EndpointIndex, purpose: Purpose) -> Result<Stream, Failure> {
-        let Shared { settings, metrics, roster, targets, .. } = &*self.shared;
-        let Some(target) = targets.get(index.0) else {
-            return Err(Failure::new(Kind::DestinationUnavailable, Phase::Connect));
-        };
-        let result = target.connect(&settings.timeouts, purpose).await;
-        metrics.connected(index.0, result.is_ok());
-        roster.connected(index.0, result.is_ok());
-        self.shared.tell_whether_up(index.0);
+    /// A place on a new connection, or all of it if it turns out to speak HTTP/1.1.
+    async fn open_http2(&self, choice: &Choice, ticket: Ticket) -> Result<Option<Link>, Failure> {
+        let endpoint = &choice.endpoint;
+        let mut plain = None;
+        let lease = endpoint.sessions.open(async {
+            let stream = self.connect(choice, Purpose::Requests).await?;
+            let agreed = stream.alpn_agreed_on(tls::HTTP_2);
+            let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
+            if agreed == Some(false) {
+                if strict {
+                    let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
+                    return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
+                }
+                endpoint.speaks.set(Speaks::Http1);
+                plain = Some(Connection::new(stream, ticket));
+                return Ok(None);
+            }
+            endpoint.speaks.set(Speaks::Http2);
+            Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
+        });
+        let lease = lease.await?;
+        Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))
+    }
+
+    async fn connect(&self, choice: &Choice, purpose: Purpose) -> Result<Stream, Failure> {
+        let Member { target, metrics, .. } = &*choice.endpoint.member;
+        let result = target.connect(&self.shared.settings.timeouts, purpose).await;
+        metrics.connected(result.is_ok());
+        let set = &choice.view.set;
+        set.roster.connected(choice.at, result.is_ok());
+        set.tell_whether_up(choice.at);
         result
     }
 
@@ -470,41 +773,31 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request.
-    pub fn give_back(&self, endpoint: EndpointIndex, connection: Connection) {
-        if self.pending.is_for_others() {
-            // Closed, so that the request on another worker can open one.
+    pub fn give_back(&self, choice: &Choice, connection: Connection) {
+        // Closed, so that the request on another worker can open one, or because nobody will ask.
+        if self.pending.is_for_others() || !choice.endpoint.member.is_kept() {
             return;
         }
-        if let Some(endpoint) = self.endpoints.get(endpoint.0)
-            && endpoint.pool.put(connection)
-        {
+        if choice.endpoint.pool.put(connection) {
             self.pending.returned();
         }
     }
 
     /// Completes a failure with the names of this upstream and the endpoint.
-    pub fn place(&self, endpoint: EndpointIndex, failure: Failure) -> Failure {
+    pub fn place(&self, choice: &Choice, failure: Failure) -> Failure {
         let failure = failure.at_upstream(&self.shared.settings.name);
-        match self.shared.targets.get(endpoint.0) {
-            Some(target) => failure.at_endpoint(&target.endpoint.label),
-            None => failure,
-        }
+        failure.at_endpoint(choice.endpoint.member.label())
     }
 
-    /// Closes idle connections that are too old or were closed by the upstream.
+    /// Closes idle connections that are too old, were closed by the upstream, or lead where no request
+    /// goes any more.
     pub fn sweep(&self) {
         self.shared.sweep();
-        for endpoint in &self.endpoints {
-            endpoint.pool.sweep();
-            endpoint.sessions.sweep();
-        }
+        self.view().endpoints.iter().for_each(|endpoint| endpoint.sweep());
     }
 
     /// Closes all idle connections.
     pub fn clear(&self) {
-        for endpoint in &self.endpoints {
-            endpoint.pool.clear();
-            endpoint.sessions.clear();
-        }
+        self.view().endpoints.iter().for_each(|endpoint| endpoint.clear());
     }
 }

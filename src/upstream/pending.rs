@@ -1,4 +1,5 @@
-//! Requests that wait for a connection while an upstream has as many as it may.
+//! Requests that wait for a connection, or for a stream on one, while an upstream has as many as it
+//! may.
 //!
 //! One queue per worker, first come, first served, bounded in length and in time: a burst is served
 //! a moment later instead of being refused, and an overload is refused instead of being piled up.
@@ -9,6 +10,7 @@
 //! | --- | --- |
 //! | a connection that stays open | the first of this worker; if none waits here, it is closed: |
 //! | a connection that closes | the first of any worker |
+//! | a stream of an HTTP/2 connection | the first of this worker that waits for this endpoint ([`Line`]) |
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -29,15 +31,49 @@ pub struct Pending {
     waiting: Cell<usize>,
     returned: Notify,
     open: Arc<OpenCount>,
+    /// Those that need a connection of their own.
+    connections: Line,
+}
+
+/// Who in the queue can use what one endpoint alone has: its HTTP/2 streams.
+#[derive(Debug, Default)]
+pub struct Line {
+    waiting: Cell<usize>,
+    returned: Notify,
+}
+
+impl Line {
+    /// Whether nobody waits: whoever comes now does not overtake anybody.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.get() == 0
+    }
+
+    /// There is room for one more.
+    pub fn returned(&self) {
+        if !self.is_empty() {
+            self.returned.notify_one();
+        }
+    }
 }
 
 /// A place in the queue.
-struct Place<'p>(&'p Pending);
+struct Place<'p>(&'p Pending, &'p Line);
+
+impl<'p> Place<'p> {
+    fn take(pending: &'p Pending, line: &'p Line) -> Self {
+        pending.waiting.set(pending.waiting.get() + 1);
+        line.waiting.set(line.waiting.get() + 1);
+        pending.open.wait_more();
+        Place(pending, line)
+    }
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
-        self.0.open.wait_less();
+        let Place(pending, line) = self;
+        pending.waiting.set(pending.waiting.get().saturating_sub(1));
+        line.waiting.set(line.waiting.get().saturating_sub(1));
+        pending.open.wait_less();
     }
 }
 
@@ -45,7 +81,8 @@ impl Pending {
     /// A queue for at most `most` requests, each for at most `time`.
     #[must_use]
     pub fn new(most: usize, time: Duration, open: Arc<OpenCount>) -> Self {
-        Pending { most, time, waiting: Cell::new(0), returned: Notify::new(), open }
+        let (waiting, returned) = (Cell::new(0), Notify::new());
+        Pending { most, time, waiting, returned, open, connections: Line::default() }
     }
 
     /// Whether nobody waits on this worker: whoever comes now does not overtake anybody.
@@ -70,6 +107,20 @@ impl Pending {
     /// # Errors
     /// The limit is reached: too many wait, or the time is over.
     pub async fn wait<T>(&self, take: impl Fn() -> Option<T>) -> Result<T, Failure> {
+        self.wait_in(&self.connections, &mut None, take).await
+    }
+
+    /// The same for who can use a stream of an endpoint too. Who comes back to the queue brings its
+    /// deadline, so that all its waits together take no longer than one may.
+    ///
+    /// # Errors
+    /// The limit is reached: too many wait, or the time is over.
+    pub async fn wait_in<T>(
+        &self,
+        line: &Line,
+        deadline: &mut Option<Instant>,
+        take: impl Fn() -> Option<T>,
+    ) -> Result<T, Failure> {
         let full = || Failure::new(Kind::ConnectionLimitReached, Phase::Connect);
         let mut may_try = self.is_empty();
         if may_try && let Some(found) = take() {
@@ -78,16 +129,16 @@ impl Pending {
         if self.waiting.get() >= self.most {
             return Err(full());
         }
-        self.waiting.set(self.waiting.get() + 1);
-        self.open.wait_more();
-        let _place = Place(self);
-        let deadline = Instant::now() + self.time;
+        let _place = Place::take(self, line);
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.time);
         loop {
             let mut returned = pin!(self.returned.notified());
             let mut closed = pin!(self.open.closed().notified());
+            let mut stream = pin!(line.returned.notified());
             // In line before looking again: what becomes free from now on wakes this request.
             returned.as_mut().enable();
             closed.as_mut().enable();
+            stream.as_mut().enable();
             if may_try && let Some(found) = take() {
                 return Ok(found);
             }
@@ -95,6 +146,7 @@ impl Pending {
                 biased;
                 () = returned => {}
                 () = closed => {}
+                () = stream => {}
                 () = sleep_until(deadline) => return Err(full()),
             }
             may_try = true;
@@ -212,5 +264,56 @@ mod tests {
             assert_eq!(*served.borrow(), [(1, true)]);
         };
         LocalSet::new().run_until(work).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_wakes_who_waits_for_its_endpoint_and_a_connection_wakes_anybody() {
+        let work = async {
+            let (pending, open) = (pending(3), Rc::new(Cell::new("")));
+            let lines = [Rc::new(Line::default()), Rc::new(Line::default())];
+            let served: Rc<RefCell<Vec<&str>>> = Rc::default();
+            for (line, wants) in lines.iter().zip(["stream of a", "stream of b"]) {
+                let (line, pending) = (Rc::clone(line), Rc::clone(&pending));
+                let (open, served) = (Rc::clone(&open), Rc::clone(&served));
+                tokio::task::spawn_local(async move {
+                    let take = || (open.get() == wants || open.get() == "connection").then_some(());
+                    pending.wait_in(&line, &mut None, take).await.unwrap();
+                    open.set("");
+                    served.borrow_mut().push(wants);
+                });
+            }
+            settle().await;
+            // The first in the queue is of the other endpoint.
+            open.set("stream of b");
+            lines[1].returned();
+            settle().await;
+            assert_eq!(*served.borrow(), ["stream of b"]);
+            assert!(lines[1].is_empty() && !lines[0].is_empty() && !pending.is_empty());
+            open.set("connection");
+            pending.returned();
+            settle().await;
+            assert_eq!(*served.borrow(), ["stream of b", "stream of a"]);
+            assert!(pending.is_empty() && !pending.open.is_waited_for());
+        };
+        LocalSet::new().run_until(work).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_back_to_the_queue_waits_no_longer_in_all() {
+        let (pending, line, start) = (pending(3), Line::default(), Instant::now());
+        let mut deadline = None;
+        for _ in 0..3 {
+            let asked = Cell::new(0);
+            let after_a_while = || (asked.replace(asked.get() + 1) > 0).then_some(());
+            let work = pending.wait_in(&line, &mut deadline, after_a_while);
+            let waking = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                line.returned();
+            };
+            tokio::join!(work, waking).0.unwrap();
+        }
+        let refused = pending.wait_in(&line, &mut deadline, || None::<()>).await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::ConnectionLimitReached);
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
     }
 }

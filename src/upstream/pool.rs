@@ -79,6 +79,12 @@ impl OpenCount {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
+    /// Whether there is a place for one more connection.
+    #[must_use]
+    pub fn is_below(&self, limit: usize) -> bool {
+        self.open.load(Ordering::SeqCst) < limit
+    }
+
     /// Wakes a request for each connection that is closed.
     #[must_use]
     pub fn closed(&self) -> &Notify {
@@ -225,6 +231,11 @@ impl Pool {
         let Connection { mut ticket, .. } = self.idle.borrow_mut().pop_front()?.connection;
         ticket.set_idle(false);
         Some(ticket)
+    }
+
+    /// Whether no connection is idle.
+    pub fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty()
     }
 
     /// Closes what is too old or was closed by the upstream. Called by the worker's sweep.

@@ -72,7 +72,9 @@ impl Tls {
     /// # Errors
     /// If roots, certificate or key cannot be used.
     pub fn of(upstream: &Upstream) -> Result<Option<Self>, TlsSettingsError> {
-        if upstream.endpoints.iter().all(|endpoint| endpoint.scheme == Scheme::Http) {
+        let found = upstream.dns.iter().map(|dns| dns.scheme);
+        let mut schemes = upstream.endpoints.iter().map(|endpoint| endpoint.scheme).chain(found);
+        if schemes.all(|scheme| scheme == Scheme::Http) {
             return Ok(None);
         }
         let mut roots = RootCertStore::empty();
@@ -125,6 +127,6 @@ pub fn server_name(
     upstream: &Upstream,
     endpoint: &Endpoint,
 ) -> Result<ServerName<'static>, TlsSettingsError> {
-    let name = upstream.tls.server_name.as_deref().unwrap_or(&endpoint.host);
+    let name = upstream.tls.server_name.as_deref().unwrap_or(&endpoint.name);
     ServerName::try_from(name.to_owned()).map_err(|_| TlsSettingsError::ServerName(name.to_owned()))
 }

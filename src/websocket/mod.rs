@@ -11,4 +11,4 @@ pub mod handshake;
 pub mod rehearse;
 pub mod relay;
 mod utf8;
-mod walk;
+pub mod walk;

@@ -13,9 +13,12 @@
 
 mod again;
 mod answers;
+mod circuit;
+mod drain;
 mod extended_connect;
 mod faults;
 mod grpc;
+mod health;
 mod healthy;
 mod http2_upstream;
 mod limits;
@@ -23,6 +26,7 @@ mod rehearsal;
 mod reload;
 mod smuggling;
 mod sse;
+mod streams;
 mod support;
 mod survive;
 mod websocket;

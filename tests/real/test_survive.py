@@ -138,3 +138,26 @@ def _timed(seawall, count):
             answer = client.request("GET", "/")
             answers.append((time.perf_counter() - began, answer))
     return answers
+
+
+def test_an_app_that_is_dead_is_left_alone_until_it_is_back(processes, events, port, start_seawall):
+    app = uvicorn(processes, events, port)
+    circuit = ", circuit: { consecutive_failures: 3, open: 1s, max: 1s, probes: 2 }"
+    seawall = start_seawall(port, upstream_more=circuit)
+    assert http1.get(seawall.port, "/").status == 200
+    app.kill()
+    until(lambda: http1.get(seawall.port, "/").error == "destination_unavailable", "the circuit opens")
+    assert seawall.metrics().total("seawall_circuit_state") == 2
+    attempts = _connects(seawall, port, "failed")
+    answers = _timed(seawall, 50)
+    assert {(answer.status, answer.error) for _, answer in answers} == {(500, "destination_unavailable")}
+    assert sorted(seconds for seconds, _ in answers)[25] < 0.005
+    assert len({answer.get("retry-after") for _, answer in answers}) > 1, "clients shall not come back together"
+    assert _connects(seawall, port, "failed") <= attempts + 2, "two probes at most"
+    uvicorn(processes, events, port)
+    until(lambda: http1.get(seawall.port, "/").status == 200, "it is tried again", seconds=5)
+    assert http1.get(seawall.port, "/").status == 200, "the second probe"
+    assert seawall.metrics().total("seawall_circuit_state") == 0
+    with Load(seawall.port) as load:
+        load.more(100)
+    load.is_well()

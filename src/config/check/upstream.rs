@@ -1,10 +1,12 @@
 //! Upstreams: endpoints, waits, limits, TLS.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::super::diagnostic::Problem;
 use super::super::model::{
-    Endpoint, Retry, Scheme, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol, UpstreamTls,
+    Dns, Endpoint, Records, Retry, Scheme, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol,
+    UpstreamTls,
 };
 use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
@@ -32,12 +34,15 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
         let upstream = Upstream {
             name: label.unwrap_or_else(|| name.text.into()),
             endpoints: endpoints(&section),
+            dns: dns(&section),
             protocol: protocol(&section),
             timeouts: timeouts(&section),
             limits: limits(&section),
             retry: retry(&section),
             balance: survive::balance(&section),
             ejection: survive::ejection(&section),
+            circuit: survive::circuit(&section),
+            concurrency: survive::concurrency(&section),
             slow_start: section.duration(
                 "slow_start",
                 Upstream::SLOW_START,
@@ -46,6 +51,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             health: survive::health(&section),
             tls: tls(&section, base),
         };
+        survive::agree(&section, &upstream);
         section.finish();
         known.push(Known { upstream: Arc::new(upstream) });
     }
@@ -56,7 +62,8 @@ fn endpoints(section: &Scope<'_>) -> Vec<Endpoint> {
     const FORM: &str = "http://HOST:PORT or https://HOST[:PORT]";
     let meaning = "Where the app listens.";
     let mut endpoints: Vec<Endpoint> = Vec::new();
-    for entry in section.texts_or_sections("endpoints", FORM, true, meaning) {
+    let elsewhere = section.has("dns") || section.is_describing();
+    for entry in section.texts_or_sections("endpoints", FORM, !elsewhere, meaning) {
         let (found, weight) = match entry {
             Err(text) => (Some(text), 1),
             Ok(entry) => {
@@ -81,6 +88,67 @@ fn endpoints(section: &Scope<'_>) -> Vec<Endpoint> {
         }
     }
     endpoints
+}
+
+fn dns(section: &Scope<'_>) -> Option<Dns> {
+    const FORM: &str = "http://NAME:PORT or https://NAME[:PORT]";
+    let meaning =
+        "A name whose addresses are the endpoints, instead of a list; asked again as its TTL says.";
+    let (name, dns) = match section.text_or_section("dns", FORM, meaning)? {
+        Err(name) => (Some(name), None),
+        Ok(dns) => {
+            let meaning = "The name, with the scheme and the port of the endpoints.";
+            let name = dns.required_text("name", FORM, meaning);
+            let meaning = "Its A and AAAA records, or its SRV records, which have ports and weights of their own.";
+            let records = dns.word("records", &["addresses", "srv"], 0, meaning);
+            let meaning = "Resolvers to ask, ADDRESS[:PORT]; the system's if not set.";
+            let servers = dns.texts("servers", "address", false, meaning);
+            let servers = servers.iter().filter_map(|server| resolver(&dns, server)).collect();
+            let meaning = "How long an answer is used at least.";
+            let least = dns.wait("min_ttl", Dns::LEAST, meaning);
+            let meaning = "How long an answer is used at most.";
+            let most = dns.wait("max_ttl", Dns::MOST, meaning);
+            dns.finish();
+            (name, Some((records, servers, least, most)))
+        }
+    };
+    let name = name?;
+    if section.has("endpoints") {
+        wrong(section, "dns", &name, "set endpoints or dns, not both");
+    }
+    let endpoint = match parse_endpoint(&name.value) {
+        Ok(endpoint) if endpoint.host.parse::<std::net::IpAddr>().is_err() => endpoint,
+        Ok(_) => {
+            wrong(section, "dns", &name, "list addresses under endpoints");
+            return None;
+        }
+        Err(remedy) => {
+            wrong(section, "dns", &name, &remedy);
+            return None;
+        }
+    };
+    let (records, servers, least, most) = dns.unwrap_or((0, Vec::new(), Dns::LEAST, Dns::MOST));
+    if least > most {
+        wrong(section, "dns", &name, "min_ttl must not be longer than max_ttl");
+    }
+    Some(Dns {
+        name: endpoint.host,
+        scheme: endpoint.scheme,
+        port: endpoint.port,
+        records: if records == 0 { Records::Addresses } else { Records::Services },
+        servers,
+        least,
+        most: most.max(least),
+    })
+}
+
+fn resolver(scope: &Scope<'_>, found: &Found<String>) -> Option<SocketAddr> {
+    let text = &*found.value;
+    let parsed = text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
+    if parsed.is_none() {
+        wrong(scope, "servers", found, "write an address such as 10.0.0.53, or 10.0.0.53:5353");
+    }
+    parsed
 }
 
 /// Reads `http://host:port`, `https://host`, `host:port`.
@@ -128,6 +196,7 @@ pub(in crate::config) fn parse_endpoint(text: &str) -> Result<Endpoint, String> 
     Ok(Endpoint {
         label: format!("{prefix}://{host}:{port}").into(),
         scheme,
+        name: bare.unwrap_or(host).into(),
         host: bare.unwrap_or(host).into(),
         port,
         weight: 1,
@@ -185,7 +254,7 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             "pending",
             d.pending as u64,
             (0, 1_000_000),
-            "Requests of one worker that wait for a connection while there are as many as may be.",
+            "Requests of one worker that wait for a connection, or for a stream on one, while there are as many as may be.",
         )),
         pending_time: section.wait("pending_time", d.pending_time, "How long such a request waits."),
         idle_connections: to_usize(section.integer(

@@ -57,6 +57,60 @@ impl Default for Ejection {
     }
 }
 
+/// When an upstream that fails is left alone for a while.
+#[derive(Clone, Debug)]
+pub struct Circuit {
+    /// After so many failed requests in a row; 0 is never. Default 10.
+    pub consecutive_failures: u32,
+    /// When so many percent of the requests of a window failed; 0 is never. Default 50.
+    pub failure_percent: u32,
+    /// A window with fewer requests says nothing. Default 20.
+    pub min_requests: u32,
+    /// How far back the window reaches. Default 10 s.
+    pub window: Duration,
+    /// For how long at first; doubled each time it fails right away again. Default 5 s.
+    pub open: Duration,
+    /// For how long at most. Default 60 s.
+    pub max: Duration,
+    /// After that time so many requests at most are under way at once, and so many have to be
+    /// served, before all are let through again: 1 to 100. Default 3.
+    pub probes: u32,
+    /// What the app says of itself (5xx) counts as a failure. Default off.
+    pub count_app_errors: bool,
+}
+
+impl Default for Circuit {
+    fn default() -> Self {
+        Circuit {
+            consecutive_failures: 10,
+            failure_percent: 50,
+            min_requests: 20,
+            window: Duration::from_secs(10),
+            open: Duration::from_secs(5),
+            max: Duration::from_secs(60),
+            probes: 3,
+            count_app_errors: false,
+        }
+    }
+}
+
+/// How many requests an upstream gets at a time, as it turns out that it can take.
+#[derive(Clone, Debug)]
+pub struct Concurrency {
+    /// Nine in ten response heads come in less. Default 1 s.
+    pub target: Duration,
+    /// Never less: at least 1. Default 8.
+    pub min: usize,
+    /// Never more; where it begins. Default 1000.
+    pub max: usize,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Concurrency { target: Duration::from_secs(1), min: 8, max: 1000 }
+    }
+}
+
 /// How each endpoint is checked.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -100,6 +154,16 @@ pub enum Probe {
         statuses: Vec<(u16, u16)>,
         /// What the first 64 KiB of the content match.
         body: Option<Regex>,
+    },
+    /// Whether `grpc.health.v1.Health/Check` says SERVING.
+    Grpc {
+        /// Of which service; empty is the server as a whole.
+        service: Arc<str>,
+    },
+    /// Whether a WebSocket can be opened.
+    WebSocket {
+        /// The target of the handshake.
+        path: Arc<str>,
     },
 }
 

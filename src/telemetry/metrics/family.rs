@@ -99,13 +99,31 @@ families! {
         "Connection attempts to endpoints, ok or failed.";
     ENDPOINT_UP, "seawall_endpoint_up", Gauge,
         ["upstream", "endpoint"],
-        "0 if the endpoint is ejected, fails its health checks, or could not be connected to when that was last tried; else 1.";
+        "0 if the endpoint is ejected or drained, fails its health checks, or could not be connected to when that was last tried; else 1.";
     ENDPOINT_EJECTIONS, "seawall_endpoint_ejections_total", Counter,
         ["upstream", "endpoint"],
         "How often the endpoint was left out for a while because it had failed again and again.";
     HEALTH_CHECKS, "seawall_health_checks_total", Counter,
         ["upstream", "endpoint", "result"],
         "Health checks of endpoints, ok or failed.";
+    DNS_LOOKUPS, "seawall_dns_lookups_total", Counter,
+        ["upstream", "result"],
+        "Questions to DNS for the endpoints of an upstream, ok or failed; after a failure the last good answer is kept.";
+    CIRCUIT_STATE, "seawall_circuit_state", Gauge,
+        ["upstream"],
+        "The upstream's circuit: 0 closed (also if it has none), 1 half-open, 2 open.";
+    CIRCUIT_OPENINGS, "seawall_circuit_openings_total", Counter,
+        ["upstream"],
+        "How often the circuit opened because too many requests had failed.";
+    CIRCUIT_REFUSED, "seawall_circuit_refused_total", Counter,
+        ["upstream"],
+        "Requests answered at once because the circuit was open.";
+    CONCURRENCY_LIMIT, "seawall_concurrency_limit", Gauge,
+        ["upstream"],
+        "Requests that may wait for their response head at a time, as it adapts; 0 if there is no such limit.";
+    CONCURRENCY_REFUSED, "seawall_concurrency_refused_total", Counter,
+        ["upstream"],
+        "Attempts refused because as many requests as that limit allows were waiting.";
     CLIENT_CONNECTIONS, "seawall_client_connections", Gauge,
         [],
         "Open connections of clients.";

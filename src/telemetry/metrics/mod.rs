@@ -59,6 +59,12 @@ pub struct Metrics {
     endpoint_up: IntGaugeVec,
     endpoint_ejections: IntCounterVec,
     health_checks: IntCounterVec,
+    dns_lookups: IntCounterVec,
+    circuit_state: IntGaugeVec,
+    circuit_openings: IntCounterVec,
+    circuit_refused: IntCounterVec,
+    concurrency_limit: IntGaugeVec,
+    concurrency_refused: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
     config_loaded: IntGauge,
@@ -148,6 +154,12 @@ impl Metrics {
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
             health_checks: make.counter(&family::HEALTH_CHECKS)?,
             endpoint_ejections: make.counter(&family::ENDPOINT_EJECTIONS)?,
+            dns_lookups: make.counter(&family::DNS_LOOKUPS)?,
+            circuit_state: make.gauge(&family::CIRCUIT_STATE)?,
+            circuit_openings: make.counter(&family::CIRCUIT_OPENINGS)?,
+            circuit_refused: make.counter(&family::CIRCUIT_REFUSED)?,
+            concurrency_limit: make.gauge(&family::CONCURRENCY_LIMIT)?,
+            concurrency_refused: make.counter(&family::CONCURRENCY_REFUSED)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
             config_loaded,
@@ -192,7 +204,6 @@ impl Metrics {
     pub fn upstream(
         &self,
         name: &str,
-        endpoints: &[Arc<str>],
         dependencies: &[Arc<str>],
         protocols: &[Protocol],
     ) -> UpstreamMetrics {
@@ -202,24 +213,14 @@ impl Metrics {
         }
         let connection = |state| self.upstream_connections.with_label_values(&[name, state]);
         let retry = |result: RetryResult| self.retries.with_label_values(&[name, result.name()]);
-        let endpoints = endpoints.iter().map(|endpoint| {
-            let connect = |result| self.connects.with_label_values(&[name, endpoint, result]);
-            let up = self.endpoint_up.with_label_values(&[name, endpoint]);
-            up.set(1);
-            let ejections = self.endpoint_ejections.with_label_values(&[name, endpoint]);
-            let check = |result| self.health_checks.with_label_values(&[name, endpoint, result]);
-            EndpointHandles {
-                connected: connect("ok"),
-                failed: connect("failed"),
-                up,
-                ejections,
-                passed_check: check("ok"),
-                failed_check: check("failed"),
-            }
-        });
         UpstreamMetrics(Arc::new(UpstreamHandles {
             name: name.to_owned(),
-            endpoints: endpoints.collect(),
+            endpoints: EndpointFamilies {
+                connects: self.connects.clone(),
+                up: self.endpoint_up.clone(),
+                ejections: self.endpoint_ejections.clone(),
+                checks: self.health_checks.clone(),
+            },
             failures: FailureCells::new(&self.failures, name, protocols),
             dependency_failures: self.dependency_failures.clone(),
             scrubbed_responses: self.scrubbed_responses.clone(),
@@ -229,6 +230,17 @@ impl Metrics {
                 idle: connection("idle"),
             },
             retries: RetryResult::ALL.map(retry),
+            dns_lookups: ["ok", "failed"]
+                .map(|result| self.dns_lookups.with_label_values(&[name, result])),
+            circuit: CircuitMetrics {
+                state: self.circuit_state.with_label_values(&[name]),
+                openings: self.circuit_openings.with_label_values(&[name]),
+                refused: self.circuit_refused.with_label_values(&[name]),
+            },
+            concurrency: ConcurrencyMetrics {
+                limit: self.concurrency_limit.with_label_values(&[name]),
+                refused: self.concurrency_refused.with_label_values(&[name]),
+            },
             websocket: self.websocket(name),
         }))
     }
@@ -238,12 +250,6 @@ impl Metrics {
         for dependency in dependencies {
             self.dependency_failures.with_label_values(&[upstream, dependency]);
         }
-    }
-
-    /// An endpoint is not configured any more: it is neither up nor down.
-    pub fn forget_endpoint(&self, upstream: &str, endpoint: &str) {
-        // If it was never known, nothing is lost.
-        let _ = self.endpoint_up.remove_label_values(&[upstream, endpoint]);
     }
 
     fn websocket(&self, upstream: &str) -> WebsocketMetrics {
@@ -397,24 +403,74 @@ pub struct UpstreamMetrics(Arc<UpstreamHandles>);
 #[derive(Debug)]
 struct UpstreamHandles {
     name: String,
-    endpoints: Vec<EndpointHandles>,
+    endpoints: EndpointFamilies,
     failures: FailureCells,
     dependency_failures: IntCounterVec,
     scrubbed_responses: IntCounterVec,
     head_seconds: Histogram,
     connections: ConnectionGauges,
     retries: [IntCounter; 4],
+    dns_lookups: [IntCounter; 2],
+    circuit: CircuitMetrics,
+    concurrency: ConcurrencyMetrics,
     websocket: WebsocketMetrics,
 }
 
+/// The families with a label for the endpoint.
+#[derive(Clone, Debug)]
+struct EndpointFamilies {
+    connects: IntCounterVec,
+    up: IntGaugeVec,
+    ejections: IntCounterVec,
+    checks: IntCounterVec,
+}
+
+/// The handles of one endpoint.
 #[derive(Debug)]
-struct EndpointHandles {
+pub struct EndpointMetrics {
+    families: EndpointFamilies,
+    labels: [String; 2],
     connected: IntCounter,
     failed: IntCounter,
     up: IntGauge,
     ejections: IntCounter,
     passed_check: IntCounter,
     failed_check: IntCounter,
+}
+
+impl EndpointMetrics {
+    /// A connection attempt has ended.
+    pub fn connected(&self, ok: bool) {
+        if ok { &self.connected } else { &self.failed }.inc();
+    }
+
+    /// Whether it gets its requests.
+    pub fn set_up(&self, up: bool) {
+        self.up.set(i64::from(up));
+    }
+
+    /// A health check has ended.
+    pub fn checked(&self, ok: bool) {
+        if ok { &self.passed_check } else { &self.failed_check }.inc();
+    }
+
+    /// It is left out for a while.
+    pub fn ejected(&self) {
+        self.ejections.inc();
+    }
+
+    /// It is gone: its series end, so that names that come and go do not pile up.
+    pub fn forget(&self) {
+        let [upstream, endpoint] = &self.labels;
+        let EndpointFamilies { connects, up, ejections, checks } = &self.families;
+        // What is not there need not be removed.
+        let _ = up.remove_label_values(&[upstream, endpoint]);
+        let _ = ejections.remove_label_values(&[upstream, endpoint]);
+        for result in ["ok", "failed"] {
+            let _ = connects.remove_label_values(&[&**upstream, endpoint, result]);
+            let _ = checks.remove_label_values(&[&**upstream, endpoint, result]);
+        }
+    }
 }
 
 /// Open connections to an upstream.
@@ -439,31 +495,29 @@ impl UpstreamMetrics {
         }
     }
 
-    /// A connection attempt to the endpoint at this place in the configuration has ended.
-    pub fn connected(&self, endpoint: usize, ok: bool) {
-        if let Some(handles) = self.0.endpoints.get(endpoint) {
-            if ok { &handles.connected } else { &handles.failed }.inc();
-        }
+    /// DNS was asked for its endpoints.
+    pub fn looked_up(&self, ok: bool) {
+        let [answered, failed] = &self.0.dns_lookups;
+        if ok { answered } else { failed }.inc();
     }
 
-    /// Whether the endpoint gets its requests.
-    pub fn set_up(&self, endpoint: usize, up: bool) {
-        if let Some(handles) = self.0.endpoints.get(endpoint) {
-            handles.up.set(i64::from(up));
-        }
-    }
-
-    /// A health check of the endpoint has ended.
-    pub fn checked(&self, endpoint: usize, ok: bool) {
-        if let Some(handles) = self.0.endpoints.get(endpoint) {
-            if ok { &handles.passed_check } else { &handles.failed_check }.inc();
-        }
-    }
-
-    /// The endpoint is left out for a while.
-    pub fn ejected(&self, endpoint: usize) {
-        if let Some(handles) = self.0.endpoints.get(endpoint) {
-            handles.ejections.inc();
+    /// The handles of one of its endpoints.
+    #[must_use]
+    pub fn endpoint(&self, endpoint: &str) -> EndpointMetrics {
+        let UpstreamHandles { name, endpoints: families, .. } = &*self.0;
+        let connect = |result| families.connects.with_label_values(&[&**name, endpoint, result]);
+        let check = |result| families.checks.with_label_values(&[&**name, endpoint, result]);
+        let up = families.up.with_label_values(&[&**name, endpoint]);
+        up.set(1);
+        EndpointMetrics {
+            labels: [name.clone(), endpoint.to_owned()],
+            connected: connect("ok"),
+            failed: connect("failed"),
+            up,
+            ejections: families.ejections.with_label_values(&[&**name, endpoint]),
+            passed_check: check("ok"),
+            failed_check: check("failed"),
+            families: families.clone(),
         }
     }
 
@@ -486,10 +540,78 @@ impl UpstreamMetrics {
         &self.0.connections
     }
 
+    /// The handles of the circuit.
+    #[must_use]
+    pub fn circuit(&self) -> &CircuitMetrics {
+        &self.0.circuit
+    }
+
+    /// The handles of the limit that adapts.
+    #[must_use]
+    pub fn concurrency(&self) -> &ConcurrencyMetrics {
+        &self.0.concurrency
+    }
+
     /// The handles of WebSockets.
     #[must_use]
     pub fn websocket(&self) -> &WebsocketMetrics {
         &self.0.websocket
+    }
+}
+
+/// What a circuit is: its value in the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// All requests are let through.
+    Closed = 0,
+    /// A few are.
+    HalfOpen = 1,
+    /// None is.
+    Open = 2,
+}
+
+/// The handles of one upstream's circuit.
+#[derive(Clone, Debug)]
+pub struct CircuitMetrics {
+    state: IntGauge,
+    openings: IntCounter,
+    refused: IntCounter,
+}
+
+impl CircuitMetrics {
+    /// What the circuit is now.
+    pub fn set(&self, state: CircuitState) {
+        self.state.set(state as i64);
+    }
+
+    /// It has opened.
+    pub fn opened(&self) {
+        self.openings.inc();
+        self.set(CircuitState::Open);
+    }
+
+    /// A request was answered at once.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+}
+
+/// The handles of one upstream's limit that adapts.
+#[derive(Clone, Debug)]
+pub struct ConcurrencyMetrics {
+    limit: IntGauge,
+    refused: IntCounter,
+}
+
+impl ConcurrencyMetrics {
+    /// The limit is this now.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+    }
+
+    /// An attempt was refused.
+    pub fn refused(&self) {
+        self.refused.inc();
     }
 }
 

@@ -8,8 +8,8 @@ fn resolved() -> (Arc<Metrics>, RouteMetrics, UpstreamMetrics) {
     let metrics = Metrics::new().unwrap();
     let route = metrics.route("all", "app");
     metrics.rehearses("all");
-    let upstream =
-        metrics.upstream("app", &["http://a:1".into()], &["postgres".into()], Protocol::ALL);
+    let upstream = metrics.upstream("app", &["postgres".into()], Protocol::ALL);
+    let _ = upstream.endpoint("http://a:1");
     (metrics, route, upstream)
 }
 
@@ -26,6 +26,17 @@ fn every_declared_family_is_in_the_output_and_no_other() {
         let known = family::ALL.iter().any(|family| family.name == name);
         assert!(known || name.starts_with("process_"), "{name}");
     }
+}
+
+#[test]
+fn the_series_of_an_endpoint_end_when_it_is_gone() {
+    let (metrics, _, upstream) = resolved();
+    let endpoint = upstream.endpoint("http://b:2");
+    endpoint.connected(true);
+    assert_eq!(text(&metrics).matches("endpoint=\"http://b:2\"").count(), 6);
+    endpoint.forget();
+    assert!(!text(&metrics).contains("http://b:2"));
+    assert!(text(&metrics).contains("http://a:1"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ fn endpoints(weights: &[u32]) -> Vec<Endpoint> {
         label: format!("http://10.0.0.{number}:80").into(),
         scheme: Scheme::Http,
         host: format!("10.0.0.{number}").into(),
+        name: format!("10.0.0.{number}").into(),
         port: 80,
         weight: *weight,
     };

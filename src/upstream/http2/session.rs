@@ -8,7 +8,9 @@
 //!
 //! One connection is opened at a time: who finds none with room waits for the one that is on its
 //! way, and shares its failure, so that a crowd of requests becomes neither a crowd of connections
-//! nor a queue of timeouts.
+//! nor a queue of timeouts. When there are as many connections as may be, who finds none with room
+//! waits in the upstream's queue (`pending`), and a stream that ends wakes the first that waits for
+//! this endpoint.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -24,6 +26,7 @@ use super::watch::{Watch, Watched};
 use crate::config::model::UpstreamLimits;
 use crate::failure::classify::{self, Facts};
 use crate::failure::{Failure, Kind, Phase};
+use crate::upstream::pending::{Line, Pending};
 use crate::upstream::pool::Ticket;
 use crate::upstream::stream::Stream;
 
@@ -40,7 +43,8 @@ pub struct Session {
     streams: Cell<usize>,
     served: Cell<bool>,
     idle_since: Cell<Instant>,
-    ticket: RefCell<Ticket>,
+    /// Gone when the connection was closed to make room for another.
+    ticket: RefCell<Option<Ticket>>,
     limit: usize,
 }
 
@@ -88,7 +92,7 @@ impl Session {
             streams: Cell::new(0),
             served: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
-            ticket: RefCell::new(ticket),
+            ticket: RefCell::new(Some(ticket)),
             limit: limits.streams,
         }))
     }
@@ -110,11 +114,8 @@ impl Session {
         self.streams.get() == 0 && self.idle_since.get().elapsed() >= age
     }
 
-    fn lease(self: &Rc<Self>) -> Lease {
-        if self.streams.replace(self.streams.get() + 1) == 0 {
-            self.ticket.borrow_mut().set_idle(false);
-        }
-        Lease { reused: self.served.replace(true), session: Rc::clone(self) }
+    fn set_idle(&self, idle: bool) {
+        self.ticket.borrow_mut().iter_mut().for_each(|ticket| ticket.set_idle(idle));
     }
 }
 
@@ -122,6 +123,7 @@ impl Session {
 #[derive(Debug)]
 pub struct Lease {
     session: Rc<Session>,
+    sessions: Rc<Sessions>,
     reused: bool,
 }
 
@@ -157,8 +159,9 @@ impl Drop for Lease {
         self.session.streams.set(left);
         if left == 0 {
             self.session.idle_since.set(Instant::now());
-            self.session.ticket.borrow_mut().set_idle(true);
+            self.session.set_idle(true);
         }
+        self.sessions.returned(&self.session);
     }
 }
 
@@ -168,6 +171,8 @@ pub struct Sessions {
     open: RefCell<Vec<Rc<Session>>>,
     opening: RefCell<Option<channel::Receiver<Progress>>>,
     keep_alive: Duration,
+    line: Line,
+    pending: Option<Rc<Pending>>,
 }
 
 /// How far the connection is that everybody waits for. A sender that is dropped has given up.
@@ -179,41 +184,91 @@ enum Progress {
 }
 
 impl Sessions {
-    /// Sessions that are closed when they were idle for `keep_alive`.
+    /// Sessions that are closed when they were idle for `keep_alive`; `pending` is the queue for
+    /// those that find no room.
     #[must_use]
-    pub fn new(keep_alive: Duration) -> Self {
-        Sessions { open: RefCell::default(), opening: RefCell::default(), keep_alive }
+    pub fn new(keep_alive: Duration, pending: Option<Rc<Pending>>) -> Self {
+        let (open, opening) = (RefCell::default(), RefCell::default());
+        Sessions { open, opening, keep_alive, line: Line::default(), pending }
+    }
+
+    /// Those that wait for a stream.
+    #[must_use]
+    pub fn line(&self) -> &Line {
+        &self.line
     }
 
     /// A place on an open session, if one has room.
     #[must_use]
-    pub fn take(&self) -> Option<Lease> {
+    pub fn take(self: &Rc<Self>) -> Option<Lease> {
         let mut open = self.open.borrow_mut();
         open.retain(|session| session.is_open());
-        open.iter().find(|session| session.has_room()).map(Session::lease)
+        open.iter().find(|session| session.has_room()).map(|session| self.lease(session))
     }
 
-    /// A place on a session: an open one, the one that is on its way, or the one that `connect`
-    /// opens. `None` if `connect` found that the endpoint does not speak HTTP/2; it has kept the
-    /// connection then.
+    fn lease(self: &Rc<Self>, session: &Rc<Session>) -> Lease {
+        if session.streams.replace(session.streams.get() + 1) == 0 {
+            session.set_idle(false);
+        }
+        let (reused, session) = (session.served.replace(true), Rc::clone(session));
+        Lease { reused, session, sessions: Rc::clone(self) }
+    }
+
+    /// A place has become free on this session.
+    fn returned(&self, session: &Rc<Session>) {
+        if !self.line.is_empty() {
+            self.line.returned();
+            return;
+        }
+        let Some(pending) = self.pending.as_ref().filter(|_| session.streams.get() == 0) else {
+            return;
+        };
+        if pending.is_for_others() {
+            // Closed, so that a request on another worker can open a connection.
+            self.open.borrow_mut().retain(|known| !Rc::ptr_eq(known, session));
+        } else {
+            pending.returned();
+        }
+    }
+
+    /// Wakes the next that waits, if there is room for it: more than one place can become free at
+    /// a time.
+    pub fn pass_on(&self) {
+        if !self.line.is_empty() && self.open.borrow().iter().any(|session| session.has_room()) {
+            self.line.returned();
+        }
+    }
+
+    /// Whether a connection is on its way.
+    #[must_use]
+    pub fn is_opening(&self) -> bool {
+        self.opening.borrow().is_some()
+    }
+
+    /// Waits until the connection that is on its way has come, if there is one.
     ///
     /// # Errors
-    /// The failure to connect, also somebody else's if this request waited for it.
-    pub async fn lease<F>(&self, connect: F) -> Result<Option<Lease>, Failure>
+    /// Its failure.
+    pub async fn opened(&self) -> Result<(), Failure> {
+        let waiting = self.opening.borrow().clone();
+        let Some(mut progress) = waiting else { return Ok(()) };
+        let outcome = progress.wait_for(|now| !matches!(now, Progress::Opening)).await;
+        match outcome.map(|now| *now) {
+            Ok(Progress::Failed(kind, phase)) => Err(Failure::new(kind, phase).with_source(Shared)),
+            // Whoever opened it may also have given up: then there is none.
+            Ok(Progress::Opening | Progress::Open) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A place on the session that `connect` opens; others may wait for it meanwhile. `None` if
+    /// `connect` found that the endpoint does not speak HTTP/2; it has kept the connection then.
+    ///
+    /// # Errors
+    /// The failure to connect.
+    pub async fn open<F>(self: &Rc<Self>, connect: F) -> Result<Option<Lease>, Failure>
     where
         F: Future<Output = Result<Option<Rc<Session>>, Failure>>,
     {
-        loop {
-            if let Some(lease) = self.take() {
-                return Ok(Some(lease));
-            }
-            let waiting = self.opening.borrow().clone();
-            let Some(mut progress) = waiting else { break };
-            let outcome = progress.wait_for(|now| !matches!(now, Progress::Opening)).await;
-            if let Ok(Progress::Failed(kind, phase)) = outcome.map(|now| *now) {
-                return Err(Failure::new(kind, phase).with_source(Shared));
-            }
-        }
         let (tell, progress) = channel::channel(Progress::Opening);
         self.opening.replace(Some(progress));
         let guard = Opening(self);
@@ -221,9 +276,10 @@ impl Sessions {
         drop(guard);
         match connected {
             Ok(Some(session)) => {
-                let lease = session.lease();
+                let lease = self.lease(&session);
                 self.open.borrow_mut().push(session);
                 tell.send_replace(Progress::Open);
+                self.pass_on();
                 Ok(Some(lease))
             }
             Ok(None) => {
@@ -235,6 +291,20 @@ impl Sessions {
                 Err(failure)
             }
         }
+    }
+
+    /// Whether a connection carries no request.
+    pub fn has_idle(&self) -> bool {
+        self.open.borrow().iter().any(|session| session.streams.get() == 0)
+    }
+
+    /// Closes a connection that carries no request, and gives its place away.
+    pub fn evict(&self) -> Option<Ticket> {
+        let mut open = self.open.borrow_mut();
+        let idle = open.iter().position(|session| session.streams.get() == 0)?;
+        let mut ticket = open.swap_remove(idle).ticket.take()?;
+        ticket.set_idle(false);
+        Some(ticket)
     }
 
     /// Forgets sessions that are over or were idle for too long.

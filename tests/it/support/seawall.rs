@@ -100,6 +100,11 @@ impl Seawall {
             .collect()
     }
 
+    /// Drains this endpoint of `app`, or takes it back, as an operator does; its state then.
+    pub fn drain(&self, endpoint: &str, drained: bool) -> Option<&'static str> {
+        self.running.upstreams().first()?.set_drained(endpoint, drained)
+    }
+
     /// What the journal has for this request.
     pub fn journal(&self, request_id: &str) -> Vec<Value> {
         let query = Query { request_id: Some(request_id.to_owned()), ..Query::default() };

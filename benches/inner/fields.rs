@@ -1,0 +1,100 @@
+//! Heads: a request as it is rewritten for an upstream, and a response as it is read from one.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::BytesMut;
+use divan::Bencher;
+use http::request::Parts;
+use seawall::config::model::UpstreamLimits;
+use seawall::forward::request::{self, Extra, Peer};
+use seawall::upstream::exchange::{Asked, Framing};
+use seawall::upstream::http1::head::{self, Scanner};
+
+/// What a load generator sends, and what a browser does.
+const REQUESTS: [&str; 2] = ["small", "browser"];
+
+fn parts(name: &str) -> Parts {
+    let mut request = http::Request::get("/articles/42?page=2").header("host", "www.example.com");
+    if name == "browser" {
+        for (name, value) in [
+            ("connection", "keep-alive"),
+            ("cache-control", "max-age=0"),
+            ("sec-ch-ua", r#""Chromium";v="130", "Not?A_Brand";v="99""#),
+            ("sec-ch-ua-mobile", "?0"),
+            ("sec-ch-ua-platform", r#""Linux""#),
+            ("upgrade-insecure-requests", "1"),
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130.0.0.0"),
+            ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-user", "?1"),
+            ("sec-fetch-dest", "document"),
+            ("referer", "https://www.example.com/articles"),
+            ("accept-encoding", "gzip, deflate, br, zstd"),
+            ("accept-language", "en-GB,en;q=0.9"),
+            ("cookie", "session=0123456789abcdef0123456789abcdef"),
+            ("cookie", "theme=dark"),
+        ] {
+            request = request.header(name, value);
+        }
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn extra(peer: &Peer) -> Extra<'_> {
+    Extra {
+        peer,
+        host: "www.example.com",
+        via: "1.1 seawall-0123456789ab",
+        request_id: b"e34479e161338332867c1683a120022e",
+        framing: Framing::Empty,
+        upgrade: false,
+        websocket_key: None,
+    }
+}
+
+fn peer() -> Peer {
+    Peer::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "https", false)
+}
+
+/// What another parser could read differently is refused.
+#[divan::bench(args = REQUESTS)]
+fn request_check(bencher: Bencher<'_, '_>, name: &str) {
+    let parts = parts(name);
+    bencher.bench(|| request::check(black_box(&parts)).is_ok());
+}
+
+#[divan::bench(args = REQUESTS)]
+fn request_to_http1(bencher: Bencher<'_, '_>, name: &str) {
+    let (parts, peer) = (parts(name), peer());
+    let extra = extra(&peer);
+    bencher.bench(|| request::http1(black_box(&parts), black_box(&extra)));
+}
+
+#[divan::bench(args = REQUESTS)]
+fn request_to_http2(bencher: Bencher<'_, '_>, name: &str) {
+    let (parts, peer) = (parts(name), peer());
+    let extra = extra(&peer);
+    bencher.bench(|| request::http2(black_box(&parts), black_box(&extra), "http").unwrap());
+}
+
+const SMALL: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 22\r\n\r\n";
+const APP: &str = "HTTP/1.1 200 OK\r\nServer: app\r\nDate: Mon, 23 Nov 2026 03:02:09 GMT\r\n\
+    Content-Type: text/html; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\
+    Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nVary: Accept-Encoding\r\n\
+    Cache-Control: private, max-age=0\r\nETag: W/\"5f2b-18c\"\r\n\
+    Set-Cookie: session=0123456789abcdef; Path=/; HttpOnly; Secure; SameSite=Lax\r\n\
+    Set-Cookie: theme=dark; Path=/\r\nStrict-Transport-Security: max-age=63072000\r\n\
+    X-Content-Type-Options: nosniff\r\nReferrer-Policy: same-origin\r\n\r\n";
+
+/// Found, parsed, and freed of the fields that speak to this hop only.
+#[divan::bench(args = ["small", "app"])]
+fn response_from_http1(bencher: Bencher<'_, '_>, name: &str) {
+    let (text, limits) = (if name == "app" { APP } else { SMALL }, UpstreamLimits::default());
+    bencher.with_inputs(|| BytesMut::from(text)).bench_refs(|bytes| {
+        let mut scanner = Scanner::default();
+        let length = scanner.scan(bytes, &limits).unwrap().unwrap();
+        head::take(bytes, length, &scanner, Asked::default()).unwrap()
+    });
+}

@@ -1,0 +1,71 @@
+//! `/endpoints`: who gets requests, and an operator's way to take an endpoint out and in again.
+//!
+//! Draining: no new requests, requests that run finish, WebSockets are closed with 1012 one after the
+//! other, idle connections are closed. No failure is counted. Whoever asks twice gets the same
+//! answer; a restart or a reload of seawall forgets it.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::upstream::Shared;
+
+/// All endpoints of all upstreams.
+pub fn list(upstreams: &[Arc<Shared>]) -> Value {
+    let endpoints = upstreams.iter().flat_map(|upstream| {
+        let set = upstream.current();
+        let members = set.members.iter().enumerate();
+        members
+            .map(|(at, member)| describe(upstream, member.label(), set.roster.state(at)))
+            .collect::<Vec<_>>()
+    });
+    endpoints.collect()
+}
+
+fn describe(upstream: &Shared, endpoint: &str, state: &str) -> Value {
+    json!({ "upstream": &*upstream.settings.name, "endpoint": endpoint, "state": state })
+}
+
+/// Drains or restores the endpoint that the query names, `upstream=…&endpoint=…`.
+///
+/// # Errors
+/// What is wrong with the query, for the operator.
+pub fn set_drained(
+    upstreams: &[Arc<Shared>],
+    query: &str,
+    drained: bool,
+) -> Result<Value, (StatusCode, &'static str)> {
+    let (mut upstream, mut endpoint) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("upstream", name)) => upstream = Some(name),
+            Some(("endpoint", label)) => endpoint = Some(unescaped(label)),
+            _ => return Err((StatusCode::BAD_REQUEST, "known parameters: upstream, endpoint\n")),
+        }
+    }
+    let (Some(upstream), Some(endpoint)) = (upstream, endpoint) else {
+        return Err((StatusCode::BAD_REQUEST, "name an upstream and an endpoint\n"));
+    };
+    let known = upstreams.iter().find(|known| &*known.settings.name == upstream);
+    let Some(known) = known else { return Err((StatusCode::NOT_FOUND, "no such upstream\n")) };
+    match known.set_drained(&endpoint, drained) {
+        Some(state) => Ok(describe(known, &endpoint, state)),
+        None => Err((StatusCode::NOT_FOUND, "no such endpoint; GET /endpoints lists them\n")),
+    }
+}
+
+/// A label has a colon and slashes, which some clients escape.
+fn unescaped(text: &str) -> String {
+    let pairs = [
+        ("%3A", ":"),
+        ("%3a", ":"),
+        ("%2F", "/"),
+        ("%2f", "/"),
+        ("%5B", "["),
+        ("%5b", "["),
+        ("%5D", "]"),
+        ("%5d", "]"),
+    ];
+    pairs.iter().fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
