@@ -9,8 +9,8 @@ mod endpoints;
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,6 +64,12 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct State {
     readiness: AtomicU8,
+    loaded: Mutex<Loaded>,
+}
+
+/// What a reload replaces.
+#[derive(Debug)]
+struct Loaded {
     config: Value,
     upstreams: Vec<Arc<Shared>>,
 }
@@ -77,13 +83,19 @@ impl State {
     /// upstreams.
     #[must_use]
     pub fn new(config: Value, upstreams: Vec<Arc<Shared>>) -> Self {
-        State { readiness: AtomicU8::new(STARTING), config, upstreams }
+        State {
+            readiness: AtomicU8::new(STARTING),
+            loaded: Mutex::new(Loaded { config, upstreams }),
+        }
     }
 
-    /// The upstreams.
-    #[must_use]
-    pub fn upstreams(&self) -> &[Arc<Shared>] {
-        &self.upstreams
+    /// This runs from now on.
+    pub fn load(&self, config: Value, upstreams: Vec<Arc<Shared>>) {
+        *self.loaded() = Loaded { config, upstreams };
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Clients are served.
@@ -184,8 +196,8 @@ impl Admin {
                 Ok(query) => json(&self.journal.snapshot(&query)),
                 Err(problem) => text(StatusCode::BAD_REQUEST, problem),
             },
-            "/config" => json(&self.state.config),
-            "/endpoints" => json(&endpoints::list(&self.state.upstreams)),
+            "/config" => json(&self.state.loaded().config),
+            "/endpoints" => json(&endpoints::list(&self.state.loaded().upstreams)),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /config or /\n",
@@ -203,7 +215,7 @@ impl Admin {
         if fields.get("sec-fetch-site").map_or(fields.contains_key(ORIGIN), foreign) {
             return text(StatusCode::FORBIDDEN, "not from a page of another origin\n");
         }
-        match endpoints::set_drained(&self.state.upstreams, query, drained) {
+        match endpoints::set_drained(&self.state.loaded().upstreams, query, drained) {
             Ok(state) => json(&state),
             Err((status, problem)) => text(status, problem),
         }
@@ -349,7 +361,7 @@ mod tests {
         let config = crate::config::parse("test.yaml", text, std::path::Path::new(".")).unwrap();
         let admin = admin();
         let handles = admin.metrics.upstream("app", &[], crate::failure::Protocol::ALL);
-        let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles).unwrap();
+        let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles, None).unwrap();
         let state = State::new(serde_json::json!({}), vec![Arc::new(shared)]);
         Admin { state: Arc::new(state), ..admin }
     }
