@@ -4,13 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
 use crate::failures;
-use crate::server::Server;
+use crate::server::notify;
+use crate::server::sockets::Inherited;
+use crate::server::takeover::{self, Invocation, TakeoverError};
+use crate::server::watch::Watch;
+use crate::server::{Running, Server, StartError};
 use crate::telemetry::log;
 
 /// What to do when there is nothing to do.
@@ -51,8 +56,10 @@ Examples:
   seawall failures --follow                                 what failed, and what fails from now on
 
 Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
-Signals: SIGTERM and SIGINT drain (stop accepting, finish requests, close WebSockets with 1012)
-and exit 0; a second one exits at once.";
+Signals: SIGHUP reads the configuration file again, as does a change of it; nothing that the change
+does not concern is interrupted. SIGUSR2 starts the program anew, which takes the listening sockets
+over; then this process leaves. SIGTERM and SIGINT drain (stop accepting, finish requests, close
+WebSockets with 1012) and exit 0; a second one exits at once.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -93,7 +100,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             demo::run(demo::Options { once, ..demo::Options::default() })
         }
         None => match load(arguments.config, arguments.upstream, arguments.listen) {
-            Some(Ok(config)) => serve(config),
+            Some(Ok((config, file))) => serve(config, file.as_deref()),
             Some(Err(diagnostics)) => {
                 eprintln!("{diagnostics}");
                 ExitCode::FAILURE
@@ -106,15 +113,17 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// The configuration, and the file that it is from.
 fn load(
     file: Option<PathBuf>,
     upstream: Option<String>,
     listen: Option<String>,
-) -> Option<Result<Config, Diagnostics>> {
+) -> Option<Result<(Config, Option<PathBuf>), Diagnostics>> {
     if let Some(upstream) = upstream {
-        return Some(Config::for_upstream(&upstream, listen.as_deref()));
+        let config = Config::for_upstream(&upstream, listen.as_deref());
+        return Some(config.map(|config| (config, None)));
     }
-    file.or_else(default_file).map(|file| config::load(&file))
+    file.or_else(default_file).map(|file| config::load(&file).map(|config| (config, Some(file))))
 }
 
 fn default_file() -> Option<PathBuf> {
@@ -148,15 +157,24 @@ fn summary(file: &Path, config: &Config) -> String {
     )
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, file: Option<&Path>) -> ExitCode {
     log::init(&config.log);
-    let running = match Server::start(config) {
+    // Asked first: the file may be replaced while this process runs.
+    let invocation = Invocation::of_this_process();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cannot_start(&StartError::Worker(error)),
+    };
+    // Signals are listened to before anybody can know that we are here.
+    let entered = runtime.enter();
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return cannot_start(&StartError::Worker(error)),
+    };
+    drop(entered);
+    let mut running = match Server::start_with(config, Inherited::from_env()) {
         Ok(running) => running,
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
-            eprintln!("seawall cannot start: {error}{}", cause.unwrap_or_default());
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return cannot_start(&error),
     };
     for address in running.addresses() {
         tracing::info!(%address, "listening");
@@ -164,40 +182,132 @@ fn serve(config: Config) -> ExitCode {
     if let Some(address) = running.admin_address() {
         tracing::info!(url = %format!("http://{address}/"), "admin");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let waited = runtime.and_then(|runtime| {
-        let result = runtime.block_on(terminated());
-        if result.is_ok() {
-            tracing::info!("draining");
-            // A second signal does not wait for the drain.
-            std::thread::spawn(move || {
-                if runtime.block_on(terminated()).is_ok() {
-                    std::process::exit(1);
-                }
-            });
-        }
-        result
-    });
-    if let Err(error) = waited {
-        tracing::error!(%error, "cannot wait for signals; draining");
+    if let Err(error) = takeover::tell_ready() {
+        tracing::warn!(%error, "the process before this one cannot be told to leave");
     }
+    if let Err(error) = notify::ready() {
+        tracing::warn!(%error, "NOTIFY_SOCKET cannot be told that clients are served");
+    }
+    let mut signals = runtime.block_on(run_until_told(&mut running, signals, file, &invocation));
+    tracing::info!("draining");
+    // A second signal does not wait for the drain.
+    std::thread::spawn(move || {
+        runtime.block_on(signals.terminated());
+        std::process::exit(1);
+    });
     running.join();
     tracing::info!("stopped");
     ExitCode::SUCCESS
 }
 
-async fn terminated() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Its default is to end the process without a drain, which nobody who sends it means.
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
+fn cannot_start(error: &StartError) -> ExitCode {
+    let cause = std::error::Error::source(error).map(|e| format!(": {e}"));
+    eprintln!("seawall cannot start: {error}{}", cause.unwrap_or_default());
+    ExitCode::FAILURE
+}
+
+/// What the process can be told.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+    take_over: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            take_over: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Cancel-safe.
+    async fn terminated(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                tracing::warn!("SIGHUP changes nothing: a new configuration needs a restart");
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What to do next.
+enum Next {
+    End,
+    Reload,
+    HandOver,
+}
+
+/// Reloads when it is asked to, until the process is told to end or another one has taken over.
+async fn run_until_told(
+    running: &mut Running,
+    mut signals: Signals,
+    file: Option<&Path>,
+    invocation: &std::io::Result<Invocation>,
+) -> Signals {
+    let mut watch = file.map(Watch::new);
+    loop {
+        let settings = running.config().reload.clone();
+        let changed = async {
+            match &mut watch {
+                Some(watch) if settings.watch => watch.changed(settings.interval).await,
+                _ => std::future::pending().await,
             }
+        };
+        let next = tokio::select! {
+            _ = signals.terminate.recv() => Next::End,
+            _ = signals.interrupt.recv() => Next::End,
+            _ = signals.take_over.recv() => Next::HandOver,
+            _ = signals.reload.recv() => Next::Reload,
+            () = changed => Next::Reload,
+        };
+        match (next, file, &mut watch) {
+            (Next::End, _, _) => return signals,
+            (Next::HandOver, _, _) => {
+                let leave = tokio::select! {
+                    taken_over = hand_over(running, invocation) => taken_over,
+                    // The new process is ended with the future.
+                    () = signals.terminated() => return signals,
+                };
+                if leave {
+                    running.leave();
+                    tokio::select! {
+                        () = sleep(takeover::LINGER) => {}
+                        () = signals.terminated() => {}
+                    }
+                    return signals;
+                }
+            }
+            (Next::Reload, Some(file), Some(watch)) => {
+                watch.note();
+                running.reload_file(file);
+            }
+            (Next::Reload, _, _) => tracing::warn!("there is no configuration file to read again"),
+        }
+    }
+}
+
+/// Starts another process that serves instead of this one. Whether it does.
+async fn hand_over(running: &Running, invocation: &std::io::Result<Invocation>) -> bool {
+    let started = match (invocation, running.sockets()) {
+        (Ok(invocation), Ok(sockets)) => {
+            let (program, sockets_given) = (invocation.program().display(), sockets.len());
+            tracing::info!(%program, sockets_given, "starting the process that takes over");
+            invocation.start(sockets).await
+        }
+        (Err(error), _) => Err(TakeoverError::Start(std::io::Error::other(error.to_string()))),
+        (_, Err(error)) => Err(TakeoverError::Start(error)),
+    };
+    match started {
+        Ok(pid) => {
+            tracing::info!(pid, "another process has taken over; leaving");
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "nobody takes over; this process goes on");
+            false
         }
     }
 }

@@ -1,4 +1,9 @@
 //! Being told to leave: the whole process when it ends, an endpoint's WebSockets when it goes.
+//!
+//! There are two steps. At *leaving* nothing new is accepted, and whoever asks once more is answered
+//! and told to connect anew (`Connection: close`, GOAWAY): a client that keeps asking moves to
+//! another process without an error. At *begun* whoever has nothing to finish is closed. A plain
+//! drain takes both steps at once; a takeover leaves time between them.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -8,17 +13,23 @@ use std::task::{Poll, Waker};
 
 use tokio::sync::Notify;
 
-/// Resolves when draining begins. Cheap to clone.
+/// Tells when the process, a listener or an endpoint begins to drain. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Drain(Arc<Signal>);
+pub struct Drain(Arc<Steps>);
 
 /// Tells every [`Drain`] to begin; also when it is dropped.
 #[derive(Debug)]
-pub struct Drainer(Arc<Signal>);
+pub struct Drainer(Arc<Steps>);
+
+#[derive(Debug, Default)]
+struct Steps {
+    leaving: Signal,
+    begun: Signal,
+}
 
 #[derive(Debug, Default)]
 struct Signal {
-    begun: AtomicBool,
+    given: AtomicBool,
     waiting: Notify,
 }
 
@@ -26,14 +37,19 @@ impl Drainer {
     /// A drainer and the signal that it gives.
     #[must_use]
     pub fn new() -> (Self, Drain) {
-        let signal = Arc::<Signal>::default();
-        (Drainer(Arc::clone(&signal)), Drain(signal))
+        let steps = Arc::<Steps>::default();
+        (Drainer(Arc::clone(&steps)), Drain(steps))
     }
 
-    /// Begins to drain. Calling it again changes nothing.
+    /// Takes the first step. Calling it again changes nothing.
+    pub fn leave(&self) {
+        self.0.leaving.give();
+    }
+
+    /// Takes both steps. Calling it again changes nothing.
     pub fn begin(&self) {
-        self.0.begun.store(true, Ordering::Release);
-        self.0.waiting.notify_waiters();
+        self.0.leaving.give();
+        self.0.begun.give();
     }
 }
 
@@ -45,23 +61,48 @@ impl Drop for Drainer {
 }
 
 impl Drain {
+    /// Whether nothing new is accepted any more: one load.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.0.leaving.is_given()
+    }
+
+    /// Waits until nothing new is accepted. Cancel-safe.
+    pub async fn leaving(self) {
+        self.0.leaving.wait().await;
+    }
+
     /// Whether draining has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.0.begun.load(Ordering::Acquire)
+        self.0.begun.is_given()
     }
 
     /// Waits until draining begins. Cancel-safe.
-    ///
+    pub async fn begun(self) {
+        self.0.begun.wait().await;
+    }
+}
+
+impl Signal {
+    fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        self.waiting.notify_waiters();
+    }
+
     /// Connections poll this whenever anything happens to them, so that asking again costs one
     /// load: the waker is registered once.
-    pub async fn begun(self) {
-        let mut waiting = pin!(self.0.waiting.notified());
+    async fn wait(&self) {
+        let mut waiting = pin!(self.waiting.notified());
         // From here on a notification is not missed.
         waiting.as_mut().enable();
         let mut registered: Option<Waker> = None;
         poll_fn(|cx| {
-            if self.0.begun.load(Ordering::Acquire) {
+            if self.is_given() {
                 return Poll::Ready(());
             }
             if registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -90,5 +131,23 @@ mod tests {
         drain.clone().begun().await;
         drop(drainer);
         drain.begun().await;
+    }
+
+    #[tokio::test]
+    async fn leaving_comes_before_the_end_and_a_plain_drain_is_both() {
+        let (drainer, drain) = Drainer::new();
+        assert!(!drain.is_leaving());
+        drainer.leave();
+        drain.clone().leaving().await;
+        assert!(drain.is_leaving());
+        assert!(!drain.has_begun());
+        let begun = tokio::spawn(drain.clone().begun());
+        tokio::task::yield_now().await;
+        assert!(!begun.is_finished());
+        drainer.begin();
+        begun.await.unwrap();
+        let (drainer, drain) = Drainer::new();
+        drainer.begin();
+        assert!(drain.is_leaving());
     }
 }

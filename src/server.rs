@@ -1,55 +1,89 @@
-//! Floor 6: the process. Sockets, workers, the admin thread, and how all of them end.
+//! Floor 6: the process. Sockets, workers, the admin thread, reloads, and how all of them end.
 //!
 //! Each worker is a thread with a single-threaded runtime, its own listening sockets
 //! (SO_REUSEPORT) and its own upstream pools; what the workers share is read through handles that
-//! are made here, once. Draining goes: stop accepting, tell every connection, wait until the last
-//! one is gone or the drain time is over, join the threads.
+//! are made here, once, and again for what a reload changes. Draining goes: stop accepting, tell
+//! every connection, wait until the last one is gone or the drain time is over, join the threads.
 
+pub mod diff;
+pub mod notify;
+mod reload;
+pub mod sockets;
+pub mod takeover;
+pub mod watch;
+mod worker;
+
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
-use tokio::time::{sleep, timeout};
 
 use crate::admin::Admin;
 use crate::config::model::{self, Config};
 use crate::failure;
-use crate::forward::Worker;
-use crate::listen::accept::{self, Listener, Way};
-use crate::listen::drain::{Drain, Drainer, Open};
+use crate::listen::drain::{Drain, Drainer};
 use crate::listen::renewal::{self, Renewal};
 use crate::listen::tls::{Store, TlsError};
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::Shared;
 use crate::upstream::tls::TlsSettingsError;
-use crate::upstream::{Shared, Upstream, watch};
-
-/// Connections that the kernel may hold for a worker that has not accepted them yet.
-const BACKLOG: i32 = 4096;
-
-/// How often idle upstream connections are looked through.
-const SWEEP: Duration = Duration::from_secs(1);
+use sockets::{Inherited, Reuse, Sockets};
+use worker::{Change, Seed, Serve};
 
 /// A seawall that runs.
 #[derive(Debug)]
 pub struct Running {
+    config: Arc<Config>,
+    upstreams: Vec<Arc<Shared>>,
+    listeners: Vec<Bound>,
+    /// How many listeners there have been.
+    next_listener: u64,
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
     state: Arc<crate::admin::State>,
     drainer: Drainer,
-    workers: Vec<JoinHandle<()>>,
-    admin: Option<(JoinHandle<()>, Drainer)>,
-    /// Held for its end: it stops with us.
-    _renewing: renewal::Watching,
+    workers: Vec<AtWork>,
+    admin: Option<AdminThread>,
+    renewing: Option<renewal::Watching>,
+}
+
+/// A worker's thread, and how it is told what to do.
+#[derive(Debug)]
+struct AtWork {
+    thread: JoinHandle<()>,
+    changes: UnboundedSender<Change>,
+}
+
+#[derive(Debug)]
+struct AdminThread {
+    thread: JoinHandle<()>,
+    drainer: Drainer,
+    /// For the process that takes over.
+    socket: StdListener,
+}
+
+/// A listener that is accepted from.
+#[derive(Debug)]
+struct Bound {
+    id: u64,
+    configured: model::Listener,
+    address: SocketAddr,
+    tls: Option<Arc<Store>>,
+    drain: Drain,
+    /// Its connections drain when this is dropped.
+    drainer: Drainer,
+    /// The workers' sockets once more, for the process that takes over.
+    sockets: Vec<StdListener>,
 }
 
 /// Why a seawall cannot start.
@@ -104,31 +138,48 @@ impl std::error::Error for StartError {
 #[derive(Debug)]
 pub struct Server;
 
-/// A socket of one listener for one worker, before the worker's runtime exists.
-struct Socketed {
-    socket: StdListener,
-    listener: Arc<model::Listener>,
-    tls: Option<Arc<Store>>,
-}
-
 impl Server {
     /// Opens every socket and starts every worker. When this returns, clients can connect.
     ///
     /// # Errors
     /// If a socket, TLS settings or a thread cannot be had; nothing is left running then.
     pub fn start(config: Config) -> Result<Running, StartError> {
+        Server::start_with(config, Inherited::default())
+    }
+
+    /// As [`Server::start`], with sockets that were open when the process began.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(config: Config, mut inherited: Inherited) -> Result<Running, StartError> {
         crate::failure::app::prepare();
         let config = Arc::new(config);
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let journal = Arc::new(Journal::new(config.journal.entries));
-        let upstreams = shared_upstreams(&config, &metrics)?;
-        let (addresses, sockets) = listeners(&config)?;
-        let renewing = renew(&sockets, &metrics).map_err(StartError::Worker)?;
+        let upstreams = config
+            .upstreams
+            .iter()
+            .map(|settings| shared_upstream(&config, settings, &metrics, None))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut listeners = Vec::new();
+        let mut serve: Vec<Vec<Serve>> = (0..config.workers).map(|_| Vec::new()).collect();
+        for (listener, id) in config.listeners.iter().zip(0..) {
+            let (bound, sockets) =
+                open_listener(listener, id, config.workers, &mut inherited, &HashSet::new())?;
+            for (worker, sockets) in serve.iter_mut().zip(sockets) {
+                worker.push(bound.serve(sockets));
+            }
+            listeners.push(bound);
+        }
         let state = Arc::new(crate::admin::State::new(config.describe(), upstreams.clone()));
         let (drainer, drain) = Drainer::new();
 
         let mut running = Running {
-            addresses,
+            next_listener: listeners.len() as u64,
+            addresses: listeners.iter().map(|bound| bound.address).collect(),
+            config: Arc::clone(&config),
+            upstreams: upstreams.clone(),
+            listeners,
             admin_address: None,
             metrics: Arc::clone(&metrics),
             journal: Arc::clone(&journal),
@@ -136,27 +187,35 @@ impl Server {
             drainer,
             workers: Vec::new(),
             admin: None,
-            _renewing: renewing,
+            renewing: None,
         };
+        running.watch_certificates().map_err(StartError::Worker)?;
         if let Some(address) = config.admin.address {
-            running.start_admin(address, config.admin.token.clone())?;
+            running.start_admin(address, &mut inherited)?;
         }
-        for (number, sockets) in sockets.into_iter().enumerate() {
-            let seed = WorkerSeed {
+        inherited.close_rest();
+        for (number, listeners) in serve.into_iter().enumerate() {
+            let (changes, receiver) = unbounded_channel();
+            let seed = Seed {
                 number,
-                config: Arc::clone(&config),
-                upstreams: upstreams.clone(),
                 metrics: Arc::clone(&metrics),
                 journal: Arc::clone(&journal),
-                sockets,
+                first: Change {
+                    config: Arc::clone(&config),
+                    upstreams: upstreams.clone(),
+                    listeners,
+                    // Nobody waits: the kernel accepts for a worker that is still on its way.
+                    done: mpsc::channel().0,
+                },
+                changes: receiver,
                 drain: drain.clone(),
             };
             let runtime = runtime().map_err(StartError::Worker)?;
-            let worker = thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("seawall-{number}"))
                 .spawn(move || seed.run(&runtime))
                 .map_err(StartError::Worker)?;
-            running.workers.push(worker);
+            running.workers.push(AtWork { thread, changes });
         }
         state.set_ready();
         Ok(running)
@@ -185,7 +244,7 @@ impl Running {
     /// What all workers know about the upstreams, in the configuration's order.
     #[must_use]
     pub fn upstreams(&self) -> &[Arc<Shared>] {
-        self.state.upstreams()
+        &self.upstreams
     }
 
     /// The failure journal.
@@ -194,10 +253,21 @@ impl Running {
         &self.journal
     }
 
+    /// What runs.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
     /// Begins to drain: no new connections, requests finish, WebSockets get 1012.
-    pub fn shutdown(&self) {
+    pub fn shutdown(&mut self) {
         self.state.set_draining();
         self.drainer.begin();
+        for listener in &mut self.listeners {
+            listener.drainer.begin();
+            // While a copy is open the kernel goes on accepting.
+            listener.sockets.clear();
+        }
     }
 
     /// Drains, and waits until everything has ended: the drain time at most.
@@ -209,28 +279,45 @@ impl Running {
         self.shutdown();
         for worker in self.workers.drain(..) {
             // A worker that panicked has said so on stderr; the others end in order all the same.
-            let _ = worker.join();
+            let _ = worker.thread.join();
         }
         // The admin listener goes last, so that the drain can be watched.
-        if let Some((admin, drainer)) = self.admin.take() {
-            drainer.begin();
-            let _ = admin.join();
+        if let Some(admin) = self.admin.take() {
+            admin.drainer.begin();
+            let _ = admin.thread.join();
         }
+    }
+
+    /// Looks after the certificates of the listeners that there are now.
+    fn watch_certificates(&mut self) -> io::Result<()> {
+        // What is not shown any more is forgotten before what is shown is told.
+        self.renewing = None;
+        let secured = self.listeners.iter().filter_map(|bound| {
+            let store = Arc::clone(bound.tls.as_ref()?);
+            let name = bound.configured.address.to_string();
+            Some(Renewal::new(store, self.metrics.certificates(&name), name))
+        });
+        self.renewing = Some(Renewal::watch(secured.collect())?);
+        Ok(())
     }
 
     fn start_admin(
         &mut self,
         address: SocketAddr,
-        token: Option<model::Secret>,
+        inherited: &mut Inherited,
     ) -> Result<(), StartError> {
         let failed = |error| StartError::Listen(address, error);
-        let socket = bind(address, Reuse::Exclusive).map_err(failed)?;
+        let socket = match inherited.take_one(address).map_err(failed)? {
+            Some(socket) => socket,
+            None => sockets::bind(address, Reuse::Exclusive).map_err(failed)?,
+        };
+        let kept = socket.try_clone().map_err(failed)?;
         self.admin_address = Some(socket.local_addr().map_err(failed)?);
         let admin = Admin {
             metrics: Arc::clone(&self.metrics),
             journal: Arc::clone(&self.journal),
             state: Arc::clone(&self.state),
-            token,
+            token: self.config.admin.token.clone(),
         };
         let (drainer, drain) = Drainer::new();
         let runtime = runtime().map_err(StartError::Worker)?;
@@ -245,7 +332,7 @@ impl Running {
                 });
             })
             .map_err(StartError::Worker)?;
-        self.admin = Some((thread, drainer));
+        self.admin = Some(AdminThread { thread, drainer, socket: kept });
         Ok(())
     }
 }
@@ -256,68 +343,16 @@ impl Drop for Running {
     }
 }
 
-/// What a worker's thread is started with.
-struct WorkerSeed {
-    number: usize,
-    config: Arc<Config>,
-    upstreams: Vec<Arc<Shared>>,
-    metrics: Arc<Metrics>,
-    journal: Arc<Journal>,
-    sockets: Vec<Socketed>,
-    drain: Drain,
-}
-
-impl WorkerSeed {
-    fn run(self, runtime: &Runtime) {
-        let local = LocalSet::new();
-        local.block_on(runtime, self.work());
-        // Dropping the set ends the connections that the drain time was too short for.
-    }
-
-    async fn work(self) {
-        // One worker checks for all of them.
-        let watched = if self.number == 0 { &*self.upstreams } else { &[] };
-        let watching = watch(watched);
-        let upstreams: Vec<_> = self
-            .upstreams
-            .into_iter()
-            .map(|shared| Rc::new(Upstream::new(shared, self.number)))
-            .collect();
-        let worker = Rc::new(Worker::new(&self.config, &upstreams, self.metrics, self.journal));
-        let open = Open::default();
-        let mut accepting = Vec::new();
-        for Socketed { socket, listener, tls } in self.sockets {
-            match TcpListener::from_std(socket) {
-                Ok(socket) => accepting.push(tokio::task::spawn_local(accept::run(
-                    Rc::clone(&worker),
-                    Listener { socket, way: Rc::new(Way::new(&listener, tls)) },
-                    self.drain.clone(),
-                    open.clone(),
-                ))),
-                Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
-            }
+impl Bound {
+    /// What a worker is told of it.
+    fn serve(&self, sockets: Vec<StdListener>) -> Serve {
+        Serve {
+            id: self.id,
+            listener: self.configured.clone(),
+            tls: self.tls.clone(),
+            drain: self.drain.clone(),
+            sockets,
         }
-        let sweeping = tokio::task::spawn_local(sweep(upstreams.clone()));
-        self.drain.begun().await;
-        let drained = timeout(self.config.shutdown.drain, async {
-            for task in accepting {
-                let _ = task.await;
-            }
-            open.none().await;
-        });
-        if drained.await.is_err() {
-            tracing::warn!(connections = open.count(), "the drain time is over; closing the rest");
-        }
-        sweeping.abort();
-        drop(watching);
-        upstreams.iter().for_each(|upstream| upstream.clear());
-    }
-}
-
-async fn sweep(upstreams: Vec<Rc<Upstream>>) {
-    loop {
-        sleep(SWEEP).await;
-        upstreams.iter().for_each(|upstream| upstream.sweep());
     }
 }
 
@@ -325,27 +360,23 @@ fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-fn shared_upstreams(
+/// What all workers know of an upstream; `previous` is what it was before a reload.
+fn shared_upstream(
     config: &Config,
+    settings: &Arc<model::Upstream>,
     metrics: &Arc<Metrics>,
-) -> Result<Vec<Arc<Shared>>, StartError> {
-    let shared = config.upstreams.iter().map(|settings| {
-        let dependencies = dependencies(config, settings);
-        // gRPC needs HTTP/2 on both sides.
-        let protocols: &[failure::Protocol] = match settings.protocol {
-            model::UpstreamProtocol::Http1 => {
-                &[failure::Protocol::Http, failure::Protocol::Websocket]
-            }
-            model::UpstreamProtocol::Http2 | model::UpstreamProtocol::Auto => {
-                failure::Protocol::ALL
-            }
-        };
-        let handles = metrics.upstream(&settings.name, &dependencies, protocols);
-        Shared::new(Arc::clone(settings), handles)
-            .map(Arc::new)
-            .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))
-    });
-    shared.collect()
+    previous: Option<&Shared>,
+) -> Result<Arc<Shared>, StartError> {
+    let dependencies = dependencies(config, settings);
+    // gRPC needs HTTP/2 on both sides.
+    let protocols: &[failure::Protocol] = match settings.protocol {
+        model::UpstreamProtocol::Http1 => &[failure::Protocol::Http, failure::Protocol::Websocket],
+        model::UpstreamProtocol::Http2 | model::UpstreamProtocol::Auto => failure::Protocol::ALL,
+    };
+    let handles = metrics.upstream(&settings.name, &dependencies, protocols);
+    Shared::new(Arc::clone(settings), handles, previous)
+        .map(Arc::new)
+        .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))
 }
 
 /// The dependencies that rules may name for this upstream.
@@ -361,56 +392,40 @@ fn dependencies(config: &Config, upstream: &model::Upstream) -> Vec<Arc<str>> {
     names
 }
 
-/// For each worker a socket of each listener, and where they are.
-fn listeners(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<Socketed>>), StartError> {
-    let mut addresses = Vec::new();
-    let mut sockets: Vec<Vec<Socketed>> = (0..config.workers).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let failed = |error| StartError::Listen(listener.address, error);
-        let tls = listener.tls.clone().map(Store::new).transpose();
-        let tls = tls.map_err(|error| StartError::ListenerTls(listener.address, error))?;
-        let (tls, listener) = (tls.map(Arc::new), Arc::new(listener.clone()));
-        // SO_REUSEPORT would share the port with any other process of ours in silence: a socket
-        // without it finds out whether the port is free.
-        drop(bind(listener.address, Reuse::Exclusive).map_err(failed)?);
-        let mut address = listener.address;
-        for worker in &mut sockets {
-            let socket = bind(address, Reuse::Shared).map_err(failed)?;
-            // Port 0: the first socket decides for all.
-            address = socket.local_addr().map_err(failed)?;
-            worker.push(Socketed { socket, listener: Arc::clone(&listener), tls: tls.clone() });
-        }
-        addresses.push(address);
-    }
-    Ok((addresses, sockets))
+/// A listener with its sockets, and those of each worker.
+fn open_listener(
+    configured: &model::Listener,
+    id: u64,
+    workers: usize,
+    inherited: &mut Inherited,
+    ours: &HashSet<u16>,
+) -> Result<(Bound, Vec<Vec<StdListener>>), StartError> {
+    let tls = store(configured, None)?;
+    let sockets = Sockets::open(configured.address, workers, inherited, ours)
+        .map_err(|error| StartError::Listen(configured.address, error))?;
+    let (drainer, drain) = Drainer::new();
+    let bound = Bound {
+        id,
+        configured: configured.clone(),
+        address: sockets.address,
+        tls,
+        drain,
+        drainer,
+        sockets: sockets.kept,
+    };
+    Ok((bound, sockets.of_workers))
 }
 
-/// Looks after the certificates of every listener; each worker has the same ones.
-fn renew(sockets: &[Vec<Socketed>], metrics: &Arc<Metrics>) -> io::Result<renewal::Watching> {
-    let secured = sockets.first().into_iter().flatten().filter_map(|socketed| {
-        let store = Arc::clone(socketed.tls.as_ref()?);
-        let name = socketed.listener.address.to_string();
-        Some(Renewal::new(store, metrics.certificates(&name), name))
+/// The listener's TLS; `previous` is what it was before a reload.
+fn store(
+    listener: &model::Listener,
+    previous: Option<&Store>,
+) -> Result<Option<Arc<Store>>, StartError> {
+    let made = listener.tls.clone().map(|settings| match previous {
+        Some(previous) => previous.renewed(settings),
+        None => Store::new(settings),
     });
-    Renewal::watch(secured.collect())
-}
-
-/// Whether other sockets may listen on the same port.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reuse {
-    Exclusive,
-    Shared,
-}
-
-fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of an earlier process in TIME_WAIT do not keep us from the port.
-    socket.set_reuse_address(true)?;
-    if reuse == Reuse::Shared {
-        socket.set_reuse_port(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    made.transpose()
+        .map(|made| made.map(Arc::new))
+        .map_err(|error| StartError::ListenerTls(listener.address, error))
 }

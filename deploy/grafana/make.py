@@ -469,6 +469,13 @@ ITSELF = [
         8,
     ),
     lines(
+        "Age of the configuration",
+        "Since the configuration that runs was loaded: beside the restarts, each drop is a reload.",
+        [(f"time() - seawall_config_last_reload_success_timestamp_seconds{{{INSTANCE}}}", "{{instance}}")],
+        "s",
+        8,
+    ),
+    lines(
         "Rehearsals",
         "Failures that clients asked for; they count nowhere else.",
         [(per_second("seawall_rehearsals_total", ROUTE, "route, kind") + " > 0", "{{route}}: {{kind}}")],

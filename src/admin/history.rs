@@ -55,7 +55,8 @@ impl History {
     fn since_last(&self, reading: &Reading) -> Step {
         let grown = |(series, count): (&Series, &u64)| {
             let before = self.last.failures.get(series).copied().unwrap_or_default();
-            let more = count.saturating_sub(before);
+            // What counts from 0 again was gone with one reload and came back with another.
+            let more = count.checked_sub(before).unwrap_or(*count);
             (more > 0).then(|| (series.clone(), more))
         };
         Step {
@@ -157,6 +158,14 @@ mod tests {
         }
         let told = history.describe(&reading(1000, &[]));
         assert_eq!(told["requests"].as_array().map(Vec::len), Some(STEPS + 1));
+    }
+
+    #[test]
+    fn a_series_that_begins_anew_after_reloads_loses_nothing() {
+        let mut history = History::new();
+        history.end_step(reading(9, &[("dns_error", "normalized", 9)]));
+        let told = history.describe(&reading(2, &[("dns_error", "normalized", 2)]));
+        assert_eq!(told["failures"][0]["counts"], json!([9, 2]));
     }
 
     #[test]

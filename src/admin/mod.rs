@@ -78,10 +78,16 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct State {
     readiness: AtomicU8,
-    config: Value,
-    upstreams: Vec<Arc<Shared>>,
+    loaded: Mutex<Loaded>,
     /// Locked by the admin thread only.
     history: Mutex<History>,
+}
+
+/// What a reload replaces.
+#[derive(Debug)]
+struct Loaded {
+    config: Value,
+    upstreams: Vec<Arc<Shared>>,
 }
 
 const STARTING: u8 = 0;
@@ -93,13 +99,20 @@ impl State {
     /// upstreams.
     #[must_use]
     pub fn new(config: Value, upstreams: Vec<Arc<Shared>>) -> Self {
-        State { readiness: AtomicU8::new(STARTING), config, upstreams, history: Mutex::default() }
+        State {
+            readiness: AtomicU8::new(STARTING),
+            loaded: Mutex::new(Loaded { config, upstreams }),
+            history: Mutex::default(),
+        }
     }
 
-    /// The upstreams.
-    #[must_use]
-    pub fn upstreams(&self) -> &[Arc<Shared>] {
-        &self.upstreams
+    /// This runs from now on.
+    pub fn load(&self, config: Value, upstreams: Vec<Arc<Shared>>) {
+        *self.loaded() = Loaded { config, upstreams };
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Clients are served.
@@ -120,6 +133,10 @@ impl State {
             DRAINING => "draining",
             _ => "starting",
         }
+    }
+
+    fn upstreams(&self) -> Vec<Arc<Shared>> {
+        self.loaded().upstreams.clone()
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -227,8 +244,8 @@ impl Admin {
                 Ok(query) => json(&self.journal.snapshot(&query)),
                 Err(problem) => text(StatusCode::BAD_REQUEST, problem),
             },
-            "/config" => json(&self.state.config),
-            "/endpoints" => json(&endpoints::list(&self.state.upstreams)),
+            "/config" => json(&self.state.loaded().config),
+            "/endpoints" => json(&endpoints::list(&self.state.loaded().upstreams)),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /status.json, \
@@ -247,7 +264,7 @@ impl Admin {
         if fields.get("sec-fetch-site").map_or(fields.contains_key(ORIGIN), foreign) {
             return text(StatusCode::FORBIDDEN, "not from a page of another origin\n");
         }
-        match endpoints::set_drained(&self.state.upstreams, query, drained) {
+        match endpoints::set_drained(&self.state.loaded().upstreams, query, drained) {
             Ok(state) => json(&state),
             Err((status, problem)) => text(status, problem),
         }
@@ -435,7 +452,7 @@ mod tests {
         let config = crate::config::parse("test.yaml", text, std::path::Path::new(".")).unwrap();
         let admin = admin();
         let handles = admin.metrics.upstream("app", &[], crate::failure::Protocol::ALL);
-        let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles).unwrap();
+        let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles, None).unwrap();
         let state = State::new(serde_json::json!({}), vec![Arc::new(shared)]);
         Admin { state: Arc::new(state), ..admin }
     }

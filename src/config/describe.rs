@@ -164,6 +164,10 @@ impl Config {
             "log": { "filter": self.log.filter, "access": self.log.access },
             "journal": { "entries": self.journal.entries },
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
+            "reload": {
+                "watch": self.reload.watch,
+                "interval": duration_text(self.reload.interval),
+            },
         })
     }
 }

@@ -12,10 +12,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::failure::policy::Policy;
 
 mod entrance;
+mod reload;
 mod survive;
 pub use entrance::{
     Certificate, ClientCertificates, Listener, ListenerTls, ProxyProtocol, ToldIdentity,
 };
+pub use reload::Reload;
 pub use survive::{Balance, Circuit, Concurrency, Ejection, HashKey, Health, Probe};
 
 /// A complete, valid configuration.
@@ -43,6 +45,8 @@ pub struct Config {
     pub journal: Journal,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// When the file is read again.
+    pub reload: Reload,
 }
 
 /// A certificate chain with its private key.

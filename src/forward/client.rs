@@ -12,6 +12,7 @@ use std::task::Waker;
 use bytes::BytesMut;
 use http::Version;
 
+use super::Worker;
 use super::request::Peer;
 use super::websocket::Upgraded;
 use crate::upstream::exchange::ResponseHead;
@@ -40,6 +41,8 @@ pub struct Client {
     pub waiting: RefCell<Option<Waker>>,
     /// How many requests there were.
     pub requests: Cell<u64>,
+    /// The generation of configuration that the connection was last seen by.
+    pub generation: Cell<u64>,
     /// Set by a 101: what the connection becomes.
     pub upgraded: RefCell<Option<Upgraded>>,
     /// Interim responses on their way.
@@ -67,6 +70,7 @@ impl Client {
             ambiguous: Cell::new(false),
             waiting: RefCell::default(),
             requests: Cell::new(0),
+            generation: Cell::new(u64::MAX),
             upgraded: RefCell::default(),
             interim: RefCell::default(),
         }
@@ -89,6 +93,13 @@ impl Client {
     pub fn begin(self: &Rc<Self>) -> Busy {
         self.busy.set(true);
         Busy(Rc::clone(self))
+    }
+
+    /// After a reload: whether the client is trusted may have changed.
+    pub fn follow(&self, worker: &Worker) {
+        if self.generation.replace(worker.generation) != worker.generation {
+            self.peer.trusted.set(worker.trusts(self.peer.address));
+        }
     }
 
     /// Takes back what has not begun to leave: the final response comes now.

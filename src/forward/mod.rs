@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod content;
+pub mod current;
 pub mod entrance;
 pub mod hold;
 pub mod replay;
@@ -73,6 +74,8 @@ pub struct Worker {
     pub name: Box<str>,
     /// What responses say in Via (RFC 9110 §7.6.3).
     pub via: HeaderValue,
+    /// How many configurations came before this one.
+    pub generation: u64,
     router: Router,
     routes: Vec<Rc<Route>>,
     trusted: Vec<IpNet>,
@@ -94,14 +97,20 @@ pub struct Route {
 }
 
 impl Worker {
-    /// A worker for this configuration; `upstreams` are in the configuration's order.
+    /// A worker for this configuration; `upstreams` are in the configuration's order. After a
+    /// reload, `previous` is what it was before.
     #[must_use]
     pub fn new(
         config: &Config,
         upstreams: &[Rc<Upstream>],
         metrics: Arc<Metrics>,
         journal: Arc<Journal>,
+        previous: Option<&Worker>,
     ) -> Self {
+        // Old sessions keep their worker: as many buffers as reloads would be too many.
+        let scratch = previous
+            .filter(|previous| previous.websocket.read == config.websocket.read)
+            .map(|previous| previous.scratch.clone());
         let routes = config.routes.iter().filter_map(|settings| {
             let upstream =
                 upstreams.iter().find(|known| known.settings().name == settings.upstream.name)?;
@@ -126,7 +135,8 @@ impl Worker {
             access_log: config.log.access,
             clients: config.clients.clone(),
             websocket: config.websocket.clone(),
-            scratch: Scratch::new(config.websocket.read),
+            scratch: scratch.unwrap_or_else(|| Scratch::new(config.websocket.read)),
+            generation: previous.map_or(0, |previous| previous.generation + 1),
             router: Router::new(&config.routes),
             routes: routes.collect(),
             trusted: config.forwarded.trusted.clone(),
@@ -163,6 +173,7 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Response<Content> {
     let busy = client.begin();
+    client.follow(&worker);
     let (parts, body) = request.into_parts();
     let id = match request::trusted_id(&parts, &client.peer) {
         Some(id) => RequestId::accept(id),

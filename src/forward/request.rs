@@ -4,6 +4,7 @@
 //! bytes of HTTP/1.1 or as the fields of HTTP/2. Fields of the client's connection stay behind, those
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -38,7 +39,7 @@ pub struct Peer {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// A proxy whose forwarding fields and request ids are believed.
-    pub trusted: bool,
+    pub trusted: Cell<bool>,
     /// What the listener does with every request.
     pub entrance: Rc<Entrance>,
     /// The field that tells the upstream whom the client has shown to be by its certificate.
@@ -55,7 +56,7 @@ impl Peer {
             address,
             text: address.to_string().into(),
             scheme,
-            trusted,
+            trusted: Cell::new(trusted),
             entrance: Rc::default(),
             identity: None,
             told: None,
@@ -158,7 +159,7 @@ pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
 
 /// The id that this request will be known by: the client's own if it is trusted with it.
 pub fn trusted_id<'r>(parts: &'r request::Parts, peer: &Peer) -> Option<&'r str> {
-    if !peer.trusted {
+    if !peer.trusted.get() {
         return None;
     }
     let id = parts.headers.get(X_REQUEST_ID)?.to_str().ok()?;
@@ -297,7 +298,7 @@ pub fn http2(
 fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     let listed = connection_options(&parts.headers);
     for (name, value) in &parts.headers {
-        if is_rewritten(name, extra.peer.trusted)
+        if is_rewritten(name, extra.peer.trusted.get())
             || listed.contains(name)
             || extra.reserved.iter().any(|reserved| is_like(name, reserved))
         {
@@ -439,10 +440,10 @@ fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
         append_trusted(out, parts, peer, &X_FORWARDED_FOR);
         out.extend_from_slice(text.as_bytes());
     });
-    if !(peer.trusted && parts.headers.contains_key(X_FORWARDED_PROTO)) {
+    if !(peer.trusted.get() && parts.headers.contains_key(X_FORWARDED_PROTO)) {
         out.write(&X_FORWARDED_PROTO, |out| out.extend_from_slice(peer.scheme.as_bytes()));
     }
-    let host_is_told = peer.trusted && parts.headers.contains_key(X_FORWARDED_HOST);
+    let host_is_told = peer.trusted.get() && parts.headers.contains_key(X_FORWARDED_HOST);
     if !host_is_told && !extra.host.is_empty() {
         out.write(&X_FORWARDED_HOST, |out| out.extend_from_slice(extra.host.as_bytes()));
     }
@@ -465,7 +466,7 @@ fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
 }
 
 fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name: &HeaderName) {
-    if !peer.trusted {
+    if !peer.trusted.get() {
         return;
     }
     for line in parts.headers.get_all(name) {

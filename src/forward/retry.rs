@@ -361,7 +361,7 @@ fn key(route: &Route, outgoing: &Outgoing<'_>) -> Option<u64> {
             // What a trusted proxy has appended is whom it saw (RFC 7239 §5.2, X-Forwarded-For).
             let told = fields.get_all(&X_FORWARDED_FOR).iter().next_back();
             let last = told.and_then(|value| value.as_bytes().rsplit(|b| *b == b',').next());
-            match last.filter(|_| peer.trusted) {
+            match last.filter(|_| peer.trusted.get()) {
                 Some(address) => Some(balance::key(address.trim_ascii())),
                 None => Some(match peer.address {
                     IpAddr::V4(address) => balance::key(&address.octets()),

@@ -1,5 +1,6 @@
 //! The accept loop of one worker on one listener, and the first steps of a connection.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use super::{http1, http2};
 use crate::config::model::{self, ProxyProtocol};
 use crate::failure::ClientFailure;
 use crate::forward::Worker;
+use crate::forward::current::Current;
 use crate::forward::entrance::Entrance;
 use crate::forward::request::Peer;
 use crate::upstream::proxy_protocol::Told;
@@ -37,9 +39,12 @@ const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 
 pub struct Listener {
     /// The socket.
     pub socket: TcpListener,
-    /// What a connection goes through.
-    pub way: Rc<Way>,
+    /// What the next connection goes through.
+    pub way: CurrentWay,
 }
+
+/// What a listener's connections go through, as it is now: a reload may replace it.
+pub type CurrentWay = Rc<RefCell<Rc<Way>>>;
 
 /// What a connection of a listener goes through before its first request.
 #[derive(Debug)]
@@ -71,21 +76,21 @@ impl Way {
     }
 }
 
-/// Accepts until draining begins; connections go on in tasks of their own, counted by `open`.
-pub async fn run(worker: Rc<Worker>, listener: Listener, drain: Drain, open: Open) {
-    let begun = drain.clone().begun();
-    tokio::pin!(begun);
+/// Accepts until the process or the listener is leaving; connections go on in tasks of their own, counted by `open`.
+pub async fn run(current: Rc<Current>, listener: Listener, drain: Drain, open: Open) {
+    let leaving = drain.clone().leaving();
+    tokio::pin!(leaving);
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = listener.socket.accept() => accepted,
-            () = &mut begun => break,
+            () = &mut leaving => break,
         };
-        take(&worker, &listener, accepted, &drain, &open).await;
+        take(&current, &listener, accepted, &drain, &open).await;
     }
     // What the kernel has accepted already is served: closing the socket would reset it.
     while let Some(accepted) = ready(listener.socket.accept()).await {
-        take(&worker, &listener, accepted, &drain, &open).await;
+        take(&current, &listener, accepted, &drain, &open).await;
     }
 }
 
@@ -102,7 +107,7 @@ async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 async fn take(
-    worker: &Rc<Worker>,
+    current: &Rc<Current>,
     listener: &Listener,
     accepted: io::Result<(TcpStream, SocketAddr)>,
     drain: &Drain,
@@ -112,11 +117,12 @@ async fn take(
         Ok((tcp, address)) => {
             let from = address.ip().to_canonical();
             let guard = open.enter(from);
-            let told = listener.way.is_told(worker, from);
-            let crowded = crowd(worker, open, from, told);
-            let worker = Rc::clone(worker);
-            let arrival =
-                Arrival { address, told, guard, way: Rc::clone(&listener.way), open: open.clone() };
+            let worker = current.get();
+            let way = Rc::clone(&listener.way.borrow());
+            let told = way.is_told(&worker, from);
+            let crowded = crowd(&worker, open, from, told);
+            let current = Rc::clone(current);
+            let arrival = Arrival { address, told, guard, way, open: open.clone() };
             let drain = drain.clone();
             tokio::task::spawn_local(async move {
                 if let Some(limit) = crowded {
@@ -124,7 +130,8 @@ async fn take(
                     return refuse(tcp, arrival.way.tls.is_some(), limit).await;
                 }
                 let _connection = worker.metrics.client_connected();
-                if let Err(error) = connection(&worker, tcp, arrival, drain).await {
+                drop(worker);
+                if let Err(error) = connection(&current, tcp, arrival, drain).await {
                     tracing::debug!(%address, %error, "client connection ended early");
                 }
             });
@@ -205,20 +212,21 @@ async fn secured(
 }
 
 async fn connection(
-    worker: &Rc<Worker>,
+    current: &Rc<Current>,
     mut tcp: TcpStream,
     arrival: Arrival,
     drain: Drain,
 ) -> io::Result<()> {
     let Arrival { mut address, told, mut guard, way, open } = arrival;
     tcp.set_nodelay(true)?;
+    let worker = current.get();
     let mut to = None;
     // What happens once in the life of a connection is boxed, so that it does not carry the room.
-    if told && let Some(route) = Box::pin(introduced(worker, &mut tcp)).await? {
+    if told && let Some(route) = Box::pin(introduced(&worker, &mut tcp)).await? {
         (address, to) = (route.from, Some(route.to));
         let from = address.ip().to_canonical();
         guard.move_to(from);
-        if let Some(limit) = crowd(worker, &open, from, false) {
+        if let Some(limit) = crowd(&worker, &open, from, false) {
             worker.metrics.connection_refused(limit);
             refuse(tcp, way.tls.is_some(), limit).await;
             return Ok(());
@@ -231,30 +239,34 @@ async fn connection(
     let (mut transport, scheme, identity) = match &way.tls {
         None => (Transport::Tcp(tcp), "http", None),
         Some(store) => {
-            let (transport, identity) = Box::pin(secured(worker, tcp, store)).await?;
+            let (transport, identity) = Box::pin(secured(&worker, tcp, store)).await?;
             (transport, "https", identity)
         }
     };
+    drop(worker);
+    let limit = current.get().clients.head_timeout;
     let detected = tokio::select! {
         biased;
-        detected = timeout(worker.clients.head_timeout, detect(&mut transport)) => detected?,
+        detected = timeout(limit, detect(&mut transport)) => detected?,
         // An idle connection has nothing to finish.
         () = drain.clone().begun() => return Ok(()),
     };
     let Some((spoken, early)) = detected? else { return Ok(()) };
+    let worker = current.get();
     let told = to.filter(|_| worker.tells_addresses).map(|to| Rc::new(Told { from: address, to }));
     let entrance = Rc::clone(&way.entrance);
     let peer = Peer { entrance, identity, told, ..worker.peer(address.ip(), scheme) };
+    drop(worker);
     match spoken {
         // Boxed, so that a WebSocket does not occupy for its life what HTTP needed before it.
         Spoken::Http1 => {
-            let http = http1::serve(worker, transport, early.freeze(), peer, drain.clone());
+            let http = http1::serve(current, transport, early.freeze(), peer, drain.clone());
             if let Some(switched) = Box::pin(http).await.map(Box::new) {
                 Box::pin(http1::relay(switched, drain)).await;
             }
         }
         Spoken::Http2 => {
-            Box::pin(http2::serve(worker, transport, early.freeze(), peer, drain)).await;
+            Box::pin(http2::serve(current, transport, early.freeze(), peer, drain)).await;
         }
     }
     Ok(())

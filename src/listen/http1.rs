@@ -28,9 +28,10 @@ use super::drain::Drain;
 use super::io::{ClientIo, Limits, Transport};
 use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
+use crate::forward::current::Current;
+use crate::forward::handle;
 use crate::forward::request::Peer;
 use crate::forward::websocket::{self, Upgraded};
-use crate::forward::{Worker, handle};
 
 /// How long a client may go on sending after its answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -48,13 +49,14 @@ const REFUSED: &[u8] =
 
 /// Serves the connection to its end.
 pub async fn serve(
-    worker: &Rc<Worker>,
+    current: &Rc<Current>,
     transport: Transport,
     early: Bytes,
     peer: Peer,
     drain: Drain,
 ) -> Option<Switched> {
     let client = Rc::new(Client::new(peer));
+    let worker = current.get();
     let limits = &worker.clients;
     let io = ClientIo::new(
         transport,
@@ -62,19 +64,22 @@ pub async fn serve(
         Rc::clone(&client),
         Limits { write: limits.write_timeout, head: Some(limits.head_timeout) },
     );
+    let most = limits.requests_per_connection;
+    let leaving = &drain;
     let service = service_fn(|request| {
         let requests = client.requests.get() + 1;
         client.requests.set(requests);
         // hyper reads on before it polls the request for the first time.
         client.busy.set(true);
-        let is_last = requests >= limits.requests_per_connection;
-        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
+        let is_last = requests >= most;
+        let (worker, client) = (current.get(), Rc::clone(&client));
         let entrance = Rc::clone(&client.peer.entrance);
         // Boxed because hyper takes a connection apart only if its requests can be moved. The
         // request's future is made inside: it is large, and this one would hold it twice.
         Box::pin(async move {
             let mut response = handle(worker, client, request).await;
             entrance.complete(&mut response);
+            let is_last = is_last || leaving.is_leaving();
             if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -87,6 +92,8 @@ pub async fn serve(
         builder.max_headers(limits.fields);
     }
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    // The connection outlives configurations: it keeps none of them alive.
+    drop(worker);
 
     let begun = drain.clone().begun();
     tokio::pin!(begun);
@@ -108,7 +115,7 @@ pub async fn serve(
     }
     let upgraded = client.upgraded.take();
     if client.ambiguous.get() && upgraded.is_none() {
-        worker.metrics.client(ClientFailure::BadRequest);
+        current.get().metrics.client(ClientFailure::BadRequest);
         let _ = timeout(LINGER, io.write_all(REFUSED)).await;
         close(io, true).await;
         return None;
@@ -124,7 +131,7 @@ pub async fn serve(
             let failure =
                 if late { Some(ClientFailure::RequestTimeout) } else { classify::client(&error) };
             if let Some(failure) = failure {
-                worker.metrics.client(failure);
+                current.get().metrics.client(failure);
             }
             if failure == Some(ClientFailure::RequestTimeout) {
                 let _ = timeout(LINGER, io.write_all(TOO_SLOW)).await;

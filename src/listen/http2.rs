@@ -20,6 +20,7 @@ use super::drain::Drain;
 use super::io::{ClientIo, Limits, Transport};
 use crate::failure::ClientFailure;
 use crate::forward::client::Client;
+use crate::forward::current::Current;
 use crate::forward::request::Peer;
 use crate::forward::{Worker, handle, websocket};
 
@@ -73,13 +74,14 @@ impl Tunnel {
 
 /// Serves the connection to its end.
 pub async fn serve(
-    worker: &Rc<Worker>,
+    current: &Rc<Current>,
     transport: Transport,
     early: Bytes,
     peer: Peer,
     drain: Drain,
 ) {
     let client = Rc::new(Client::new(peer));
+    let worker = current.get();
     let limits = &worker.clients;
     let io = ClientIo::new(
         transport,
@@ -87,12 +89,12 @@ pub async fn serve(
         Rc::clone(&client),
         Limits { write: limits.write_timeout, head: None },
     );
-    let (service_worker, service_drain) = (Rc::clone(worker), drain.clone());
+    let (service_current, service_drain) = (Rc::clone(current), drain.clone());
     let (counted, requests) = (Rc::clone(&client), Rc::clone(&client));
     let most = limits.requests_per_connection;
     let service = service_fn(move |mut request: Request<Incoming>| {
         counted.requests.set(counted.requests.get() + 1);
-        let worker = Rc::clone(&service_worker);
+        let worker = service_current.get();
         let tunnel = (request.method() == Method::CONNECT).then(|| Tunnel {
             stream: hyper::upgrade::on(&mut request),
             // A WebSocket takes its own stream over, not the connection.
@@ -126,12 +128,15 @@ pub async fn serve(
         .keep_alive_interval(limits.head_timeout)
         .keep_alive_timeout(limits.handshake_timeout);
     let connection = builder.serve_connection(TokioIo::new(io), service);
+    // The connection outlives configurations: it keeps none of them alive.
+    drop(worker);
     tokio::pin!(connection);
-    let begun = drain.begun();
-    tokio::pin!(begun);
+    // GOAWAY loses no request (RFC 9113 §6.8): it need not wait for the drain to begin.
+    let leaving = drain.leaving();
+    tokio::pin!(leaving);
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
-        if !draining && begun.as_mut().poll(cx).is_ready() {
+        if !draining && leaving.as_mut().poll(cx).is_ready() {
             draining = true;
             Pin::as_mut(&mut connection).graceful_shutdown();
         }

@@ -75,17 +75,23 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Prepares an upstream for use.
+    /// Prepares an upstream for use. After a reload that has changed it, `previous` is what it was
+    /// before: connections and WebSockets that are still open there count here as well.
     ///
     /// # Errors
     /// If its TLS settings cannot be used.
     pub fn new(
         settings: Arc<model::Upstream>,
         metrics: UpstreamMetrics,
+        previous: Option<&Shared>,
     ) -> Result<Self, TlsSettingsError> {
         let tls = Tls::of(&settings)?;
         let limits = &settings.limits;
-        let admission = Arc::new(Admission::new(limits.websockets, limits.handshakes));
+        let limited = |limits: &model::UpstreamLimits| (limits.websockets, limits.handshakes);
+        let admission = previous
+            .filter(|previous| limited(&previous.settings.limits) == limited(limits))
+            .map(|previous| Arc::clone(&previous.admission))
+            .unwrap_or_else(|| Arc::new(Admission::new(limits.websockets, limits.handshakes)));
         let circuit = settings.circuit.clone().map(|circuit| {
             Arc::new(Circuit::new(circuit, Arc::clone(&settings.name), metrics.circuit().clone()))
         });
@@ -98,7 +104,7 @@ impl Shared {
             current: Mutex::new(Arc::new(Set::new(&settings, Vec::new(), Vec::new(), start))),
             generation: AtomicU64::new(0),
             changed: Notify::new(),
-            open: Arc::default(),
+            open: previous.map(|previous| Arc::clone(&previous.open)).unwrap_or_default(),
             settings,
             metrics,
             tls,
@@ -110,6 +116,30 @@ impl Shared {
         };
         shared.replace(shared.settings.endpoints.clone())?;
         Ok(shared)
+    }
+
+    /// Whether an upstream can be prepared for use, without a trace of it.
+    ///
+    /// # Errors
+    /// If its TLS settings cannot be used.
+    pub fn check(settings: &model::Upstream) -> Result<(), TlsSettingsError> {
+        let tls = Tls::of(settings)?;
+        let secured = settings.endpoints.iter().filter(|one| one.scheme == model::Scheme::Https);
+        for endpoint in secured.filter(|_| tls.is_some()) {
+            tls::server_name(settings, endpoint)?;
+        }
+        Ok(())
+    }
+
+    /// It is not configured any more, or differently: the series of its endpoints end, but for those
+    /// that are among the next one's as well.
+    pub fn retire(&self, next: Option<&Shared>) {
+        let next = next.map(Shared::current);
+        for member in &self.current().members {
+            if next.as_ref().is_none_or(|next| next.find(member.label()).is_none()) {
+                member.metrics.forget();
+            }
+        }
     }
 
     /// The endpoints as they are now.
@@ -449,6 +479,12 @@ impl Upstream {
             endpoint.clear();
         }
         next
+    }
+
+    /// Whether this is a view of these.
+    #[must_use]
+    pub fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
     }
 
     /// The settings.

@@ -23,6 +23,7 @@ mod healthy;
 mod http2_upstream;
 mod limits;
 mod rehearsal;
+mod reload;
 mod smuggling;
 mod sse;
 mod streams;

@@ -7,6 +7,7 @@ mod entrance;
 mod failures;
 mod listener;
 mod rehearsal;
+mod reload;
 mod rendering;
 mod route;
 mod survive;
@@ -46,6 +47,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let log = log(&root);
     let journal = journal(&root);
     let shutdown = shutdown(&root);
+    let reload = reload::reload(&root);
     root.finish();
     // The last client that is told to go shall have time to answer.
     let most = shutdown.drain * 4 / 5;
@@ -65,6 +67,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
         log,
         journal,
         shutdown,
+        reload,
     }
 }
 

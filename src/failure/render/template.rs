@@ -27,12 +27,24 @@ const STATUSES: [u16; 4] = [500, 502, 503, 504];
 const CHECK_ID: &str = "0<\"&'0";
 
 /// One template.
-#[derive(Debug)]
 pub struct Template {
     content_type: HeaderValue,
     class: MediaType,
     kinds: Vec<Kind>,
     environment: Environment<'static>,
+}
+
+/// Templates that print the same are the same: a reload compares them so.
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let template = self.environment.get_template(NAME);
+        f.debug_struct("Template")
+            .field("content_type", &self.content_type)
+            .field("class", &self.class)
+            .field("kinds", &self.kinds)
+            .field("source", &template.as_ref().map(|template| template.source()).ok())
+            .finish()
+    }
 }
 
 /// What is wrong with a template.

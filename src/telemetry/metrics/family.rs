@@ -139,6 +139,9 @@ families! {
     CONFIG_RELOADS, "seawall_config_reloads_total", Counter,
         ["result"],
         "Configurations loaded since the start, ok or failed.";
+    CONFIG_LAST_SUCCESS, "seawall_config_last_reload_success_timestamp_seconds", Gauge,
+        [],
+        "When the configuration that runs was loaded, in seconds since 1970.";
     BUILD_INFO, "seawall_build_info", Gauge,
         ["version"],
         "1; the label names the running version.";

@@ -9,7 +9,7 @@ pub mod family;
 pub mod reading;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -71,6 +71,7 @@ pub struct Metrics {
     redirects: IntCounter,
     certificate_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
+    config_loaded: IntGauge,
 }
 
 /// Makes and registers families. A name that is taken, or a label that is not valid, would be a
@@ -121,6 +122,8 @@ impl Metrics {
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let client_connections = make.gauge(&family::CLIENT_CONNECTIONS)?;
         let config_reloads = make.counter(&family::CONFIG_RELOADS)?;
+        let config_loaded = make.gauge(&family::CONFIG_LAST_SUCCESS)?.with_label_values(NO_LABELS);
+        config_loaded.set(unix_seconds());
         for result in ["ok", "failed"] {
             config_reloads.with_label_values(&[result]);
         }
@@ -166,6 +169,7 @@ impl Metrics {
             redirects: make.counter(&family::REDIRECTS)?.with_label_values(NO_LABELS),
             certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
             certificate_expiry: make.gauge(&family::CERTIFICATE_EXPIRY)?,
+            config_loaded,
             registry: registry.clone(),
         };
         let process = prometheus::process_collector::ProcessCollector::for_self();
@@ -210,9 +214,7 @@ impl Metrics {
         dependencies: &[Arc<str>],
         protocols: &[Protocol],
     ) -> UpstreamMetrics {
-        for dependency in dependencies {
-            self.dependency_failures.with_label_values(&[name, dependency]);
-        }
+        self.dependencies(name, dependencies);
         for trace in app::trace::TRACES {
             self.scrubbed_responses.with_label_values(&[name, trace]);
         }
@@ -248,6 +250,13 @@ impl Metrics {
             },
             websocket: self.websocket(name),
         }))
+    }
+
+    /// Creates the cells of an upstream's dependencies.
+    pub fn dependencies(&self, upstream: &str, dependencies: &[Arc<str>]) {
+        for dependency in dependencies {
+            self.dependency_failures.with_label_values(&[upstream, dependency]);
+        }
     }
 
     fn websocket(&self, upstream: &str) -> WebsocketMetrics {
@@ -295,6 +304,9 @@ impl Metrics {
     /// Counts a configuration that was loaded, or could not be.
     pub fn reloaded(&self, ok: bool) {
         self.config_reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+        if ok {
+            self.config_loaded.set(unix_seconds());
+        }
     }
 
     /// Counts a request that was sent on to `https`.
@@ -352,6 +364,11 @@ impl CertificateMetrics {
     pub fn expires(&self, certificate: &str, end: i64) {
         self.expiry.with_label_values(&[&*self.listener, certificate]).set(end);
     }
+}
+
+fn unix_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// An open connection of a client.

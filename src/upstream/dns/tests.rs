@@ -16,7 +16,7 @@ fn shared(dns: &str) -> (Arc<Metrics>, Arc<Shared>) {
     let config = crate::config::parse("test.yaml", &text, Path::new(".")).unwrap();
     let metrics = Metrics::new().unwrap();
     let handles = metrics.upstream("app", &[], Protocol::ALL);
-    let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles).unwrap();
+    let shared = Shared::new(Arc::clone(&config.upstreams[0]), handles, None).unwrap();
     (metrics, Arc::new(shared))
 }
 

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use seawall::config;
+use seawall::config::{self, model::Config};
 use seawall::failure::{Kind, Outcome, Phase};
-use seawall::server::{Running, Server};
+use seawall::server::diff::Diff;
+use seawall::server::{Running, Server, StartError};
 use seawall::telemetry::journal::Query;
 use serde_json::Value;
 
@@ -27,6 +28,18 @@ pub struct Told {
     pub phase: Phase,
     pub outcome: Outcome,
     pub protocol: &'static str,
+}
+
+fn parsed(yaml: &str) -> Config {
+    let mut text =
+        format!("workers: 1\nadmin: {{ address: off }}\nshutdown: {{ drain: 1s }}\n{yaml}");
+    if !yaml.contains("listeners:") {
+        text.push_str("listeners: [{ address: '127.0.0.1:0' }]\n");
+    }
+    match config::parse("test.yaml", &text, Path::new(".")) {
+        Ok(config) => config,
+        Err(problems) => panic!("{problems}"),
+    }
 }
 
 impl Seawall {
@@ -54,16 +67,17 @@ impl Seawall {
     /// With this configuration; worker, listener and drain time are added.
     pub fn configured(yaml: &str) -> Self {
         log::capture();
-        let mut text =
-            format!("workers: 1\nadmin: {{ address: off }}\nshutdown: {{ drain: 1s }}\n{yaml}");
-        if !yaml.contains("listeners:") {
-            text.push_str("listeners: [{ address: '127.0.0.1:0' }]\n");
-        }
-        let config = match config::parse("test.yaml", &text, Path::new(".")) {
-            Ok(config) => config,
-            Err(problems) => panic!("{problems}"),
-        };
-        Seawall { running: Server::start(config).unwrap() }
+        Seawall { running: Server::start(parsed(yaml)).unwrap() }
+    }
+
+    /// Goes on with this configuration; what [`Seawall::configured`] adds is added.
+    pub fn reload(&mut self, yaml: &str) -> Result<Diff, StartError> {
+        self.running.reload(parsed(yaml))
+    }
+
+    /// What runs.
+    pub fn running(&mut self) -> &mut Running {
+        &mut self.running
     }
 
     /// Where clients connect.

@@ -42,7 +42,7 @@ def listens(port, host="127.0.0.1"):
 class Process:
     """One started process and its log file (standard output and error)."""
 
-    def __init__(self, name, argv, log, env=None, cwd=None):
+    def __init__(self, name, argv, log, env=None, cwd=None, pass_fds=()):
         self.name, self.log = name, log
         environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         environment.update(env or {})
@@ -55,6 +55,7 @@ class Process:
                 env=environment,
                 cwd=cwd,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
 
     @property
@@ -100,9 +101,9 @@ class Processes:
     def __init__(self, directory):
         self.directory, self.started = directory, []
 
-    def start(self, name, argv, env=None, cwd=None):
+    def start(self, name, argv, env=None, cwd=None, pass_fds=()):
         log = self.directory / f"{len(self.started):02}-{name}.log"
-        process = Process(name, argv, log, env, cwd)
+        process = Process(name, argv, log, env, cwd, pass_fds)
         self.started.append(process)
         return process
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from . import http1
@@ -27,20 +28,36 @@ class Seawall:
     """A running seawall with one upstream `app`, its admin listener and its log.
 
     `upstream` is its endpoint, or a list of them: a port of 127.0.0.1, or a URL.
+    `inherits` are listening sockets that it is started with, as by systemd; `port` is where it listens.
     `more`, `listeners_more` and `upstream_more` are appended to the file, its listeners, and the upstream.
     A dict as `upstream` says where the endpoints are in other words: {"dns": …}.
     """
 
-    def __init__(self, processes, directory, upstream, drain="2s", more="", listeners_more="", upstream_more=""):
-        self.port, self.admin = free_port(), free_port()
-        config = directory / f"seawall-{self.port}.yaml"
+    def __init__(
+        self,
+        processes,
+        directory,
+        upstream,
+        drain="2s",
+        more="",
+        listeners_more="",
+        upstream_more="",
+        port=None,
+        inherits=(),
+    ):
+        self.port, self.admin = port or free_port(), free_port()
+        self.file = config = directory / f"seawall-{self.port}.yaml"
         settings = {"more": more, "listeners_more": listeners_more, "upstream_more": upstream_more}
         each = upstream if isinstance(upstream, list) else [upstream]
         urls = [url if isinstance(url, str) else f"http://127.0.0.1:{url}" for url in each]
         where = upstream if isinstance(upstream, dict) else {"endpoints": urls}
         settings["endpoints"] = json.dumps(where)[1:-1]
         config.write_text(_CONFIG.format(port=self.port, admin=self.admin, drain=drain, **settings))
-        self.process = processes.start("seawall", [BINARY, "-c", config])
+        argv = [BINARY, "-c", config]
+        numbers = [given.fileno() for given in inherits]
+        if numbers:
+            argv = [sys.executable, Path(__file__).with_name("activate.py"), ",".join(map(str, numbers)), *argv]
+        self.process = processes.start("seawall", argv, pass_fds=numbers)
         self.process.wait_for_port(self.port).wait_for_port(self.admin)
         until(lambda: http1.get(self.admin, "/readyz").status == 200, "seawall says that it is ready")
 
