@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
+use crate::failures;
 use crate::server::notify;
 use crate::server::sockets::Inherited;
 use crate::server::takeover::{self, Invocation, TakeoverError};
@@ -52,6 +53,7 @@ Examples:
   seawall check -c seawall.yaml                             is the file right? exit code 0 or 1
   seawall schema > seawall.schema.json                      a JSON Schema for your editor
   seawall demo                                              every fault, without and with seawall
+  seawall failures --follow                                 what failed, and what fails from now on
 
 Operators find metrics, probes and the failure journal on http://127.0.0.1:9900/ (admin.address).
 Signals: SIGHUP reads the configuration file again, as does a change of it; nothing that the change
@@ -69,6 +71,8 @@ enum Command {
     },
     /// Print the JSON Schema of the configuration file
     Schema,
+    /// Print the failures that a running seawall remembers, the newest last
+    Failures(failures::Options),
     /// Show what clients see of each kind of failure, without and with seawall
     Demo {
         /// Print the table and exit: 0 if every row is as promised, 1 if not
@@ -85,6 +89,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
             println!("{:#}", config::schema());
             ExitCode::SUCCESS
         }
+        Some(Command::Failures(options)) => match failures::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(trouble) => {
+                eprintln!("seawall failures: {trouble}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Command::Demo { once }) => {
             demo::run(demo::Options { once, ..demo::Options::default() })
         }

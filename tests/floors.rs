@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("admin", 5),
     ("demo", 5),
     ("server", 6),
+    ("failures", 6),
     ("command", 7),
 ];
 

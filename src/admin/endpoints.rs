@@ -55,8 +55,9 @@ pub fn set_drained(
     }
 }
 
-/// A label has a colon and slashes, which some clients escape.
-fn unescaped(text: &str) -> String {
+/// The labels of endpoints and the ids of requests have colons and slashes and the like, which some
+/// clients escape.
+pub fn unescaped(text: &str) -> String {
     let pairs = [
         ("%3A", ":"),
         ("%3a", ":"),
@@ -66,6 +67,11 @@ fn unescaped(text: &str) -> String {
         ("%5b", "["),
         ("%5D", "]"),
         ("%5d", "]"),
+        ("%3D", "="),
+        ("%3d", "="),
+        ("%2B", "+"),
+        ("%2b", "+"),
+        ("%40", "@"),
     ];
     pairs.iter().fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
 }

@@ -1,10 +1,13 @@
-//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration, the endpoints.
+//! Floor 5: the operators' listener. Metrics, probes, the journal, the configuration,
+//! the endpoints, and a page that shows all of it to people.
 //!
 //! It runs on a thread of its own, so that a scrape never waits behind traffic and traffic never
 //! behind a scrape. Everything but draining an endpoint is read-only, and no page of another origin
 //! can make an operator's browser do that. Connections are few and short-lived: both are limited.
 
 mod endpoints;
+mod history;
+mod status;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,7 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    ORIGIN, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -25,7 +29,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use history::{History, STEP};
 
 use crate::config::model::Secret;
 use crate::failure::rehearsal::is_same;
@@ -46,6 +52,14 @@ const ENTRIES: usize = 100;
 const BEARER: &[u8] = b"Bearer ";
 
 const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Nothing but our own two files is loaded, nothing is sent elsewhere, and no text can become markup:
+/// what the page shows of the journal was written by whoever could make an app fail.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// What operators can ask about.
 #[derive(Clone, Debug)]
@@ -65,6 +79,8 @@ pub struct Admin {
 pub struct State {
     readiness: AtomicU8,
     loaded: Mutex<Loaded>,
+    /// Locked by the admin thread only.
+    history: Mutex<History>,
 }
 
 /// What a reload replaces.
@@ -86,6 +102,7 @@ impl State {
         State {
             readiness: AtomicU8::new(STARTING),
             loaded: Mutex::new(Loaded { config, upstreams }),
+            history: Mutex::default(),
         }
     }
 
@@ -107,6 +124,24 @@ impl State {
     pub fn set_draining(&self) {
         self.readiness.store(DRAINING, Ordering::Relaxed);
     }
+
+    /// `starting`, `ready` or `draining`.
+    #[must_use]
+    pub fn readiness(&self) -> &'static str {
+        match self.readiness.load(Ordering::Relaxed) {
+            READY => "ready",
+            DRAINING => "draining",
+            _ => "starting",
+        }
+    }
+
+    fn upstreams(&self) -> Vec<Arc<Shared>> {
+        self.loaded().upstreams.clone()
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Admin {
@@ -115,10 +150,18 @@ impl Admin {
         let admin = Rc::new(self);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         tokio::pin!(shutdown);
+        let mut steps = interval(STEP);
+        steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is at once.
+        steps.tick().await;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut shutdown => return,
+                _ = steps.tick() => {
+                    admin.state.history().end_step(admin.metrics.reading());
+                    continue;
+                }
             };
             match accepted {
                 Ok((tcp, _)) => {
@@ -164,8 +207,10 @@ impl Admin {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        // Probes are asked by machines that know nothing, and say nothing.
-        if !matches!(request.uri().path(), "/livez" | "/readyz") && !self.admits(request) {
+        // Probes are asked by machines that know nothing, and say nothing. The page is the same
+        // everywhere: it asks its reader for the token, which a browser cannot bring by itself.
+        let open = ["/livez", "/readyz", "/", "/page.css", "/page.js"];
+        if !open.contains(&request.uri().path()) && !self.admits(request) {
             let mut answer = text(StatusCode::UNAUTHORIZED, "a token is needed\n");
             let challenge = HeaderValue::from_static("Bearer realm=\"seawall\"");
             answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -180,16 +225,19 @@ impl Admin {
             return not_allowed("only GET and HEAD are served\n", "GET, HEAD");
         }
         match path {
-            "/" => reply(StatusCode::OK, "text/html; charset=utf-8", PAGE),
+            "/" => page(),
+            "/page.css" => reply(StatusCode::OK, "text/css; charset=utf-8", STYLE),
+            "/page.js" => reply(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
+            "/status.json" => compact(&status::describe(self)),
             "/metrics" => reply(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
                 self.metrics.encode(),
             ),
             "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => match self.state.readiness.load(Ordering::Relaxed) {
-                READY => text(StatusCode::OK, "ready\n"),
-                DRAINING => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            "/readyz" => match self.state.readiness() {
+                "ready" => text(StatusCode::OK, "ready\n"),
+                "draining" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
                 _ => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             },
             "/failures" => match journal_query(query) {
@@ -200,7 +248,8 @@ impl Admin {
             "/endpoints" => json(&endpoints::list(&self.state.loaded().upstreams)),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /config or /\n",
+                "not found; try /metrics, /livez, /readyz, /failures, /endpoints, /status.json, \
+                 /config or /\n",
             ),
         }
     }
@@ -234,8 +283,8 @@ fn journal_query(text: &str) -> Result<Query, &'static str> {
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
-            // Ids, kinds and names of upstreams need no decoding to be found again.
-            "id" => query.request_id = Some(value.to_owned()),
+            "id" => query.request_id = Some(endpoints::unescaped(value)),
+            // Kinds and names of upstreams need no decoding to be found again.
             "kind" => query.kind = Some(value.to_owned()),
             "upstream" => query.upstream = Some(value.to_owned()),
             "limit" => {
@@ -246,6 +295,19 @@ fn journal_query(text: &str) -> Result<Query, &'static str> {
         }
     }
     Ok(query)
+}
+
+fn page() -> Response<Full<Bytes>> {
+    let mut page = reply(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    let fields = page.headers_mut();
+    fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    fields.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    page
+}
+
+/// JSON for programs that ask often.
+fn compact(value: &Value) -> Response<Full<Bytes>> {
+    reply(StatusCode::OK, "application/json", format!("{value}\n"))
 }
 
 fn json(value: &Value) -> Response<Full<Bytes>> {
@@ -265,6 +327,8 @@ fn reply(
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // What an app said in a failure is never taken for a script or a page.
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -300,9 +364,32 @@ mod tests {
         assert_eq!(get("/livez").await.0, 200);
         assert_eq!(get("/config").await.2, "{\n  \"workers\": 1\n}\n");
         assert_eq!(get("/failures").await.2, "[]\n");
-        assert!(get("/").await.2.contains("/metrics"));
+        assert!(get("/").await.2.contains("href=\"metrics\""));
+        assert_eq!(get("/page.css").await.1, "text/css; charset=utf-8");
+        assert_eq!(get("/page.js").await.1, "text/javascript; charset=utf-8");
+        let status: Value = serde_json::from_str(&get("/status.json").await.2).unwrap();
+        assert_eq!(status["now"]["failures"], 0);
+        assert_eq!(status["readiness"], "starting");
         assert_eq!(get("/nonsense").await.0, 404);
         assert_eq!(ask(&admin, Method::POST, "/metrics").await.0, 405);
+    }
+
+    /// The page's elements are made by its script, from text. That nothing is loaded from elsewhere is
+    /// checked by browsers, that there is nothing to load is checked here.
+    #[test]
+    fn the_page_names_no_other_place_and_makes_no_markup_of_text() {
+        let answer = admin().answer(&Request::get("/").body(()).unwrap());
+        let policy = answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        for text in [PAGE, STYLE, SCRIPT] {
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("http://") && !text.contains("https://"));
+            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]
+            {
+                assert!(!text.contains(word), "{word}");
+            }
+        }
+        assert!(!PAGE.contains("<style") && !PAGE.contains("style="));
     }
 
     #[tokio::test]
@@ -317,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_only_the_probes_answer_without_it() {
+    fn with_a_token_only_the_probes_and_the_empty_page_answer_without_it() {
         let token = "0123456789abcdef";
         let admin = Admin { token: Some(Secret(token.into())), ..admin() };
         assert!(!format!("{admin:?}").contains(token), "a token is never printed");
@@ -329,11 +416,15 @@ mod tests {
             admin.answer(&request.body(()).unwrap()).status().as_u16()
         };
         let right = format!("Bearer {token}");
-        for uri in ["/", "/metrics", "/failures", "/config", "/nonsense", "/livez/", "//livez"] {
+        let closed =
+            ["/status.json", "/metrics", "/failures", "/config", "/nonsense", "/livez/", "//livez"];
+        for uri in closed {
             assert_eq!(status(uri, &[]), 401, "{uri}");
             assert_ne!(status(uri, &[&right]), 401, "{uri}");
         }
-        assert_eq!(status("/livez", &[]), 200);
+        for uri in ["/livez", "/", "/page.css", "/page.js"] {
+            assert_eq!(status(uri, &[]), 200, "{uri}");
+        }
         assert_eq!(status("/readyz", &[]), 503);
         assert_eq!(status("/config", &[&format!("bearer  {token}")]), 200);
         let longer = format!("{right}0");
@@ -421,5 +512,7 @@ mod tests {
             assert_eq!(ask(&admin, Method::GET, uri).await.0, 400, "{uri}");
         }
         assert_eq!(ask(&admin, Method::GET, "/failures?id=a&kind=b&limit=3").await.0, 200);
+        let query = journal_query("id=a%3Ab%2Fc%2Bd%3De%40f-_.").unwrap();
+        assert_eq!(query.request_id.as_deref(), Some("a:b/c+d=e@f-_."), "all that an id may have");
     }
 }

@@ -91,6 +91,7 @@ fn invite(out: &mut impl Write, targets: Targets) -> io::Result<()> {
         "\n\
         seawall keeps running in front of the demo app. Try:\n\n  \
           http://{seawall}/  a page with a button for each fault\n  \
+          http://{admin}/  what operators see: are clients hurt, by what, since when\n  \
           http://{admin}/failures  the failure journal, as JSON\n  \
           http://{admin}/metrics  the metrics, for Prometheus\n\n  \
           curl -i http://{seawall}/fault/crash  a crash, behind seawall\n  \

@@ -86,7 +86,7 @@ fn cut(text: &str, limit: usize) -> &str {
 /// Which entries are asked for; what is empty matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// The request's id.
+    /// The request's id, or how it begins.
     pub request_id: Option<String>,
     /// The kind's name.
     pub kind: Option<String>,
@@ -98,7 +98,7 @@ pub struct Query {
 
 impl Query {
     fn matches(&self, entry: &Entry) -> bool {
-        self.request_id.as_deref().is_none_or(|id| id == entry.request_id)
+        self.request_id.as_deref().is_none_or(|id| entry.request_id.starts_with(id))
             && self.kind.as_deref().is_none_or(|kind| kind == entry.kind)
             && self.upstream.as_deref().is_none_or(|upstream| upstream == entry.upstream)
     }
@@ -136,6 +136,12 @@ impl Journal {
         let number = ring.next;
         ring.next += 1;
         ring.entries.push_back((number, entry));
+    }
+
+    /// The number that the next failure gets: how many there were.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.lock().next
     }
 
     /// The failures asked for, newest first, as JSON.

@@ -38,7 +38,7 @@ def test_without_a_token_it_stays_on_loopback(tmp_path):
         assert check(configure(tmp_path, address))[0] == 0, address
 
 
-def test_with_a_token_only_the_probes_answer_everybody(processes, tmp_path):
+def test_with_a_token_only_the_probes_and_the_empty_page_answer_everybody(processes, tmp_path):
     (tmp_path / "token").write_text(_TOKEN + "\n")
     port = free_port()
     config = configure(tmp_path, f"0.0.0.0:{port}", ", token_file: token")
@@ -46,7 +46,7 @@ def test_with_a_token_only_the_probes_answer_everybody(processes, tmp_path):
     until(lambda: http1.get(port, "/readyz").status == 200, "ready")
     assert http1.get(port, "/livez").status == 200
     bearer = [f"Authorization: Bearer {_TOKEN}"]
-    for path in ("/", "/metrics", "/failures", "/config", "/nothing"):
+    for path in ("/status.json", "/metrics", "/failures", "/config", "/nothing"):
         for fields in ([], ["Authorization: Bearer wrong"], [f"Authorization: Basic {_TOKEN}"], bearer * 2):
             answer = http1.get(port, path, fields)
             assert (answer.status, answer.get("www-authenticate")) == (401, 'Bearer realm="seawall"'), path

@@ -6,6 +6,7 @@
 //! made when it happens, and never lost.
 
 pub mod family;
+pub mod reading;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
