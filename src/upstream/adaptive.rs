@@ -3,7 +3,7 @@
 //!
 //! A request counts from when it is about to be sent until its response head has come: that is when
 //! the app works on it, and content that streams to a slow client is no load that less of it would
-//! cure. Over windows of at least [`WINDOW`] and at least [`LEAST`] heads:
+//! cure. Over windows of at least `WINDOW` and at least `LEAST` heads:
 //!
 //! | of the heads | the limit was used | the limit becomes |
 //! | --- | --- | --- |

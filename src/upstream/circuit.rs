@@ -14,7 +14,7 @@
 //!
 //! What must stay true:
 //!
-//! - All workers see the same circuit, without a lock: its state is one word ([`State`]), and each
+//! - All workers see the same circuit, without a lock: its state is one word (`State`), and each
 //!   transition is one compare-and-exchange, which exactly one of them wins.
 //! - A request counts only in the state it was admitted in: whatever was under way when the circuit
 //!   opened, and fails later, says nothing about the upstream that has come back.
