@@ -22,241 +22,37 @@ pub mod pending;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod set;
+mod shared;
 pub mod stream;
 pub mod tls;
 pub mod upload;
+mod view;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use adaptive::{Adaptive, Slot};
-use admission::{Admission, Place, Refused};
+use adaptive::Slot;
+use admission::{Place, Refused};
 use balance::Picker;
 use budget::Budget;
-use circuit::{Circuit, Passage};
-use connect::Target;
-use ejection::Standing;
-use http2::session::{Lease, Session, Sessions};
+use circuit::Passage;
+use http2::session::{Lease, Session};
 use pending::Pending;
-use pool::{Connection, OpenCount, Pool, Ticket};
+use pool::{Connection, Pool, Ticket};
 use proxy_protocol::Told;
-use set::{Member, Set};
+use set::Member;
+pub use shared::Shared;
+use shared::{FAILED, FOUND, UNKNOWN};
 use stream::Stream;
-use tls::{Purpose, Tls, TlsSettingsError};
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tls::Purpose;
+pub use view::{Choice, InFlight};
+use view::{Endpoint, Speaks, View};
 
 use crate::config::model;
-use crate::drain::Drain;
 use crate::failure::{Failure, Kind, Phase};
 use crate::telemetry::metrics::UpstreamMetrics;
-
-/// What all workers share about an upstream.
-#[derive(Debug)]
-pub struct Shared {
-    /// As configured.
-    pub settings: Arc<model::Upstream>,
-    /// Resolved metric handles.
-    pub metrics: UpstreamMetrics,
-    tls: Option<Tls>,
-    /// The number of the current set.
-    generation: AtomicU64,
-    current: Mutex<Arc<Set>>,
-    /// Another set is current.
-    changed: Notify,
-    start: Instant,
-    discovery: Discovery,
-    open: Arc<OpenCount>,
-    admission: Arc<Admission>,
-    circuit: Option<Arc<Circuit>>,
-    adaptive: Option<Arc<Adaptive>>,
-}
-
-impl Shared {
-    /// Prepares an upstream for use. After a reload that has changed it, `previous` is what it was
-    /// before: connections and WebSockets that are still open there count here as well.
-    ///
-    /// # Errors
-    /// If its TLS settings cannot be used.
-    pub fn new(
-        settings: Arc<model::Upstream>,
-        metrics: UpstreamMetrics,
-        previous: Option<&Shared>,
-    ) -> Result<Self, TlsSettingsError> {
-        let tls = Tls::of(&settings)?;
-        let limits = &settings.limits;
-        let limited = |limits: &model::UpstreamLimits| (limits.websockets, limits.handshakes);
-        let admission = previous
-            .filter(|previous| limited(&previous.settings.limits) == limited(limits))
-            .map(|previous| Arc::clone(&previous.admission))
-            .unwrap_or_else(|| Arc::new(Admission::new(limits.websockets, limits.handshakes)));
-        let circuit = settings.circuit.clone().map(|circuit| {
-            Arc::new(Circuit::new(circuit, Arc::clone(&settings.name), metrics.circuit().clone()))
-        });
-        let adaptive = settings
-            .concurrency
-            .clone()
-            .map(|concurrency| Arc::new(Adaptive::new(concurrency, metrics.concurrency().clone())));
-        let start = Instant::now();
-        let shared = Shared {
-            current: Mutex::new(Arc::new(Set::new(&settings, Vec::new(), Vec::new(), start))),
-            generation: AtomicU64::new(0),
-            changed: Notify::new(),
-            open: previous.map(|previous| Arc::clone(&previous.open)).unwrap_or_default(),
-            settings,
-            metrics,
-            tls,
-            start,
-            discovery: Discovery::default(),
-            admission,
-            circuit,
-            adaptive,
-        };
-        shared.replace(shared.settings.endpoints.clone())?;
-        Ok(shared)
-    }
-
-    /// Whether an upstream can be prepared for use, without a trace of it.
-    ///
-    /// # Errors
-    /// If its TLS settings cannot be used.
-    pub fn check(settings: &model::Upstream) -> Result<(), TlsSettingsError> {
-        let tls = Tls::of(settings)?;
-        let secured = settings.endpoints.iter().filter(|one| one.scheme == model::Scheme::Https);
-        for endpoint in secured.filter(|_| tls.is_some()) {
-            tls::server_name(settings, endpoint)?;
-        }
-        Ok(())
-    }
-
-    /// It is not configured any more, or differently: the series of its endpoints end, but for those
-    /// that are among the next one's as well.
-    pub fn retire(&self, next: Option<&Shared>) {
-        let next = next.map(Shared::current);
-        for member in &self.current().members {
-            if next.as_ref().is_none_or(|next| next.find(member.label()).is_none()) {
-                member.metrics.forget();
-            }
-        }
-    }
-
-    /// The endpoints as they are now.
-    #[must_use]
-    pub fn current(&self) -> Arc<Set> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// From now on these are the endpoints. Those that were among them before stay what they are,
-    /// those that are not any more are drained. Whether that changed anything.
-    ///
-    /// # Errors
-    /// If an endpoint has a name that no certificate can have; nothing changes then.
-    pub fn replace(&self, endpoints: Vec<model::Endpoint>) -> Result<bool, TlsSettingsError> {
-        let old = self.current();
-        if old.is_of(&endpoints) {
-            return Ok(false);
-        }
-        let members = endpoints.iter().map(|endpoint| match old.find(&endpoint.label) {
-            Some(known) => Ok(Arc::clone(known)),
-            None => self.member(endpoint.clone()).map(Arc::new),
-        });
-        let members = members.collect::<Result<Vec<_>, _>>()?;
-        let set = Arc::new(Set::new(&self.settings, endpoints, members, self.start));
-        for member in &old.members {
-            if set.find(member.label()).is_none() {
-                member.go();
-            }
-        }
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = set;
-        self.generation.fetch_add(1, Ordering::Release);
-        self.changed.notify_waiters();
-        Ok(true)
-    }
-
-    fn member(&self, endpoint: model::Endpoint) -> Result<Member, TlsSettingsError> {
-        let session = match (&self.tls, endpoint.scheme) {
-            (Some(tls), model::Scheme::Https) => {
-                Some((tls.clone(), tls::server_name(&self.settings, &endpoint)?))
-            }
-            _ => None,
-        };
-        let metrics = self.metrics.endpoint(&endpoint.label);
-        Ok(Member::new(Target::new(endpoint, session), Standing::new(&self.settings), metrics))
-    }
-
-    /// Drains the endpoint with this name, or takes it back; its state then, if there is such a one.
-    pub fn set_drained(&self, label: &str, drained: bool) -> Option<&'static str> {
-        let set = self.current();
-        let at = set.members.iter().position(|member| &**member.label() == label)?;
-        let member = set.members.get(at)?;
-        if member.standing.is_drained() != drained {
-            let (upstream, endpoint) = (&*self.settings.name, label);
-            if drained {
-                tracing::info!(upstream, endpoint, "an operator drains an endpoint");
-            } else {
-                tracing::info!(upstream, endpoint, "an operator takes an endpoint back");
-            }
-        }
-        member.set_drained(drained);
-        set.tell_whether_up(at);
-        Some(set.roster.state(at))
-    }
-
-    /// DNS has answered.
-    fn resolved(&self) {
-        self.discovery.outcome.store(FOUND, Ordering::Release);
-        self.discovery.known.notify_waiters();
-    }
-
-    /// DNS has not answered: `dns_error` or `dns_timeout`.
-    fn unresolved(&self, kind: Kind) {
-        let outcome = if kind == Kind::DnsTimeout { TIMED_OUT } else { FAILED };
-        // What was found once is kept.
-        let unless_found = |known| (known != FOUND).then_some(outcome);
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        let _ = self.discovery.outcome.fetch_update(order.0, order.1, unless_found);
-        self.discovery.known.notify_waiters();
-    }
-
-    /// The endpoint's health checks have come to a result.
-    fn checked(&self, member: &Arc<Member>, up: bool, why: Option<health::Unwell>) {
-        let set = self.current();
-        let Some(at) = set.members.iter().position(|known| Arc::ptr_eq(known, member)) else {
-            return;
-        };
-        set.roster.set_down(at, !up);
-        set.tell_whether_up(at);
-        let (upstream, endpoint) = (&*self.settings.name, &**member.label());
-        match why {
-            None => tracing::info!(upstream, endpoint, "an endpoint passes its checks"),
-            Some(why) => {
-                tracing::warn!(upstream, endpoint, %why, "an endpoint fails its checks");
-            }
-        }
-    }
-
-    /// Forgets what is long over, and brings the gauges up to date.
-    pub fn sweep(&self) {
-        let set = self.current();
-        set.roster.tidy();
-        set.tell();
-        self.circuit.iter().for_each(|circuit| circuit.tidy());
-    }
-}
-
-/// Whether DNS has answered once.
-#[derive(Debug, Default)]
-struct Discovery {
-    outcome: AtomicU8,
-    known: Notify,
-}
-
-const UNKNOWN: u8 = 0;
-const FOUND: u8 = 1;
-const FAILED: u8 = 2;
-const TIMED_OUT: u8 = 3;
 
 /// One worker's view of an upstream.
 #[derive(Debug)]
@@ -266,35 +62,6 @@ pub struct Upstream {
     picker: Picker,
     budget: Budget,
     pending: Rc<Pending>,
-}
-
-/// One worker's connections to the endpoints of a set.
-#[derive(Debug)]
-struct View {
-    generation: u64,
-    set: Arc<Set>,
-    endpoints: Vec<Rc<Endpoint>>,
-}
-
-/// One worker's connections to an endpoint.
-#[derive(Debug)]
-struct Endpoint {
-    member: Arc<Member>,
-    pool: Pool,
-    sessions: Rc<Sessions>,
-    /// What it spoke last: with `protocol: auto` that is known only after a handshake.
-    speaks: Cell<Speaks>,
-    in_flight: Rc<Cell<usize>>,
-}
-
-/// A request or a WebSocket in flight at an endpoint, until it is dropped.
-#[derive(Debug)]
-pub struct InFlight(Rc<Cell<usize>>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
 }
 
 /// What became of a request, as far as it speaks for or against the endpoint.
@@ -324,34 +91,6 @@ enum Way {
     Coming,
     /// A place for a new one.
     New(Ticket),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaks {
-    Unknown,
-    Http1,
-    Http2,
-}
-
-/// The endpoint that a request was given, among those that there were then.
-#[derive(Clone, Debug)]
-pub struct Choice {
-    view: Rc<View>,
-    at: usize,
-    endpoint: Rc<Endpoint>,
-}
-
-impl Choice {
-    fn of(view: &Rc<View>, at: usize) -> Option<Self> {
-        let endpoint = Rc::clone(view.endpoints.get(at)?);
-        Some(Choice { view: Rc::clone(view), at, endpoint })
-    }
-
-    /// Resolves when its WebSockets have to leave.
-    #[must_use]
-    pub fn leaving(&self) -> Drain {
-        self.endpoint.member.leaving()
-    }
 }
 
 /// What a request travels on.
@@ -392,57 +131,6 @@ pub struct Watching(Vec<tokio::task::JoinHandle<()>>);
 impl Drop for Watching {
     fn drop(&mut self) {
         self.0.iter().for_each(tokio::task::JoinHandle::abort);
-    }
-}
-
-impl View {
-    /// The view of the current set; what the last one had of it stays.
-    fn of(shared: &Shared, last: Option<&View>, pending: &Rc<Pending>) -> Self {
-        // Read before the set: a change in between makes the next request look again.
-        let generation = shared.generation.load(Ordering::Acquire);
-        let set = shared.current();
-        let known = last.map_or(&[][..], |last| &last.endpoints);
-        let endpoint = |member: &Arc<Member>| {
-            let known = known.iter().find(|known| Arc::ptr_eq(&known.member, member));
-            known.map_or_else(|| Rc::new(Endpoint::new(shared, member, pending)), Rc::clone)
-        };
-        let endpoints = set.members.iter().map(endpoint).collect();
-        View { generation, set, endpoints }
-    }
-}
-
-impl Endpoint {
-    fn new(shared: &Shared, member: &Arc<Member>, pending: &Rc<Pending>) -> Self {
-        let model::Upstream { limits, timeouts, protocol, .. } = &*shared.settings;
-        let keep_alive = timeouts.keep_alive;
-        Endpoint {
-            member: Arc::clone(member),
-            pool: Pool::new(limits.idle_connections, keep_alive),
-            sessions: Rc::new(Sessions::new(keep_alive, Some(Rc::clone(pending)))),
-            speaks: Cell::new(match (protocol, member.target.tls.is_some()) {
-                (model::UpstreamProtocol::Http2, _) => Speaks::Http2,
-                (model::UpstreamProtocol::Auto, true) => Speaks::Unknown,
-                (model::UpstreamProtocol::Auto | model::UpstreamProtocol::Http1, _) => {
-                    Speaks::Http1
-                }
-            }),
-            in_flight: Rc::default(),
-        }
-    }
-
-    fn sweep(&self) {
-        if self.member.is_kept() {
-            self.pool.sweep();
-            self.sessions.sweep();
-        } else {
-            self.clear();
-        }
-    }
-
-    /// Closes all idle connections.
-    fn clear(&self) {
-        self.pool.clear();
-        self.sessions.clear();
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::failure::{Failure, Outcome, Phase, Protocol};
 
 fn text(metrics: &Metrics) -> String {
     String::from_utf8(metrics.encode()).unwrap()

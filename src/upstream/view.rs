@@ -1,0 +1,123 @@
+//! One worker's view of an upstream's endpoints: its connections to them, and what a request that was
+//! given one of them holds on to.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::http2::session::Sessions;
+use super::pending::Pending;
+use super::pool::Pool;
+use super::set::{Member, Set};
+use super::shared::Shared;
+use crate::config::model;
+use crate::drain::Drain;
+
+/// One worker's connections to the endpoints of a set.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) generation: u64,
+    pub(super) set: Arc<Set>,
+    pub(super) endpoints: Vec<Rc<Endpoint>>,
+}
+
+/// One worker's connections to an endpoint.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) member: Arc<Member>,
+    pub(super) pool: Pool,
+    pub(super) sessions: Rc<Sessions>,
+    /// What it spoke last: with `protocol: auto` that is known only after a handshake.
+    pub(super) speaks: Cell<Speaks>,
+    pub(super) in_flight: Rc<Cell<usize>>,
+}
+
+/// A request or a WebSocket in flight at an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(pub(super) Rc<Cell<usize>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Unknown,
+    Http1,
+    Http2,
+}
+
+/// The endpoint that a request was given, among those that there were then.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub(super) view: Rc<View>,
+    pub(super) at: usize,
+    pub(super) endpoint: Rc<Endpoint>,
+}
+
+impl Choice {
+    pub(super) fn of(view: &Rc<View>, at: usize) -> Option<Self> {
+        let endpoint = Rc::clone(view.endpoints.get(at)?);
+        Some(Choice { view: Rc::clone(view), at, endpoint })
+    }
+
+    /// Resolves when its WebSockets have to leave.
+    #[must_use]
+    pub fn leaving(&self) -> Drain {
+        self.endpoint.member.leaving()
+    }
+}
+
+impl View {
+    /// The view of the current set; what the last one had of it stays.
+    pub(super) fn of(shared: &Shared, last: Option<&View>, pending: &Rc<Pending>) -> Self {
+        // Read before the set: a change in between makes the next request look again.
+        let generation = shared.generation.load(Ordering::Acquire);
+        let set = shared.current();
+        let known = last.map_or(&[][..], |last| &last.endpoints);
+        let endpoint = |member: &Arc<Member>| {
+            let known = known.iter().find(|known| Arc::ptr_eq(&known.member, member));
+            known.map_or_else(|| Rc::new(Endpoint::new(shared, member, pending)), Rc::clone)
+        };
+        let endpoints = set.members.iter().map(endpoint).collect();
+        View { generation, set, endpoints }
+    }
+}
+
+impl Endpoint {
+    fn new(shared: &Shared, member: &Arc<Member>, pending: &Rc<Pending>) -> Self {
+        let model::Upstream { limits, timeouts, protocol, .. } = &*shared.settings;
+        let keep_alive = timeouts.keep_alive;
+        Endpoint {
+            member: Arc::clone(member),
+            pool: Pool::new(limits.idle_connections, keep_alive),
+            sessions: Rc::new(Sessions::new(keep_alive, Some(Rc::clone(pending)))),
+            speaks: Cell::new(match (protocol, member.target.tls.is_some()) {
+                (model::UpstreamProtocol::Http2, _) => Speaks::Http2,
+                (model::UpstreamProtocol::Auto, true) => Speaks::Unknown,
+                (model::UpstreamProtocol::Auto | model::UpstreamProtocol::Http1, _) => {
+                    Speaks::Http1
+                }
+            }),
+            in_flight: Rc::default(),
+        }
+    }
+
+    pub(super) fn sweep(&self) {
+        if self.member.is_kept() {
+            self.pool.sweep();
+            self.sessions.sweep();
+        } else {
+            self.clear();
+        }
+    }
+
+    /// Closes all idle connections.
+    pub(super) fn clear(&self) {
+        self.pool.clear();
+        self.sessions.clear();
+    }
+}
