@@ -301,6 +301,7 @@ fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
         return;
     }
     subject.route.upstream.metrics().failed(&failure, subject.protocol, outcome);
+    let chain = failure.chain();
     let line = FailureLine {
         request_id: subject.id.as_str(),
         failure: &failure,
@@ -311,6 +312,7 @@ fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
         path: subject.uri.path(),
         status: sent.status,
         close_code: sent.close_code,
+        chain: &chain,
     };
     line.emit();
     subject.worker.journal.push(Entry::new(&line));

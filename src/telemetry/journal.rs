@@ -5,12 +5,13 @@
 //! that only failures and operators take.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::log::FailureLine;
+use crate::failure::{Kind, Outcome, Phase, Protocol};
 
 /// Most bytes of evidence that an entry keeps.
 pub const EVIDENCE: usize = 8 * 1024;
@@ -20,10 +21,24 @@ pub const TEXT: usize = 1024;
 /// One failure.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    request_id: String,
-    kind: &'static str,
-    upstream: String,
-    fields: Map<String, Value>,
+    time_ms: u64,
+    request_id: Box<str>,
+    kind: Kind,
+    phase: Phase,
+    outcome: Outcome,
+    protocol: Protocol,
+    route: Box<str>,
+    upstream: Option<Arc<str>>,
+    endpoint: Option<Arc<str>>,
+    dependency: Option<Arc<str>>,
+    received_status: Option<u16>,
+    status: Option<u16>,
+    close_code: Option<u16>,
+    method: Box<str>,
+    path: Box<str>,
+    chain: Box<[Box<str>]>,
+    trace: Option<&'static str>,
+    evidence: Option<Box<[u8]>>,
 }
 
 impl Entry {
@@ -31,46 +46,62 @@ impl Entry {
     #[must_use]
     pub fn new(line: &FailureLine<'_>) -> Self {
         let failure = line.failure;
-        let text = |text: &str| Value::from(cut(text, TEXT));
+        let text = |text: &str| cut(text, TEXT).into();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut fields = Map::new();
-        let mut set = |name: &str, value: Value| {
-            if !value.is_null() {
-                fields.insert(name.to_owned(), value);
-            }
-        };
-        set("time_ms", json!(u64::try_from(now.as_millis()).unwrap_or(u64::MAX)));
-        set("request_id", text(line.request_id));
-        set("kind", json!(failure.kind().name()));
-        set("phase", json!(failure.phase().name()));
-        set("outcome", json!(line.outcome.name()));
-        set("protocol", json!(line.protocol.name()));
-        set("route", text(line.route));
-        set("upstream", text(line.upstream()));
-        set("endpoint", failure.endpoint().map_or(Value::Null, |label| text(label)));
-        set("dependency", failure.dependency().map_or(Value::Null, |name| text(name)));
-        set("received_status", json!(failure.received_status()));
-        set("status", json!(line.status));
-        set("close_code", json!(line.close_code));
-        set("method", text(line.method));
-        set("path", text(line.path));
-        let chain: Vec<_> = failure.chain().iter().map(|error| text(error)).collect();
-        set("error", if chain.is_empty() { Value::Null } else { chain.into() });
-        set("trace", json!(failure.trace()));
         let evidence = failure.evidence().filter(|bytes| !bytes.is_empty());
-        set(
-            "evidence",
-            evidence.map_or(Value::Null, |bytes| {
-                let bytes = bytes.get(..EVIDENCE).unwrap_or(bytes);
-                Value::from(String::from_utf8_lossy(bytes))
-            }),
-        );
         Entry {
-            request_id: line.request_id.to_owned(),
-            kind: failure.kind().name(),
-            upstream: line.upstream().to_owned(),
-            fields,
+            time_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            request_id: text(line.request_id),
+            kind: failure.kind(),
+            phase: failure.phase(),
+            outcome: line.outcome,
+            protocol: line.protocol,
+            route: text(line.route),
+            upstream: failure.upstream().cloned(),
+            endpoint: failure.endpoint().cloned(),
+            dependency: failure.dependency().cloned(),
+            received_status: failure.received_status(),
+            status: line.status,
+            close_code: line.close_code,
+            method: text(line.method),
+            path: text(line.path),
+            chain: line.chain.iter().map(|error| text(error)).collect(),
+            trace: failure.trace(),
+            evidence: evidence.map(|bytes| bytes.get(..EVIDENCE).unwrap_or(bytes).into()),
         }
+    }
+
+    fn upstream(&self) -> &str {
+        self.upstream.as_deref().unwrap_or_default()
+    }
+
+    /// The entry as JSON; what there is nothing of is left out.
+    fn describe(&self, number: u64) -> Value {
+        let mut fields = json!({
+            "number": number,
+            "time_ms": self.time_ms,
+            "request_id": &*self.request_id,
+            "kind": self.kind.name(),
+            "phase": self.phase.name(),
+            "outcome": self.outcome.name(),
+            "protocol": self.protocol.name(),
+            "route": &*self.route,
+            "upstream": self.upstream(),
+            "endpoint": self.endpoint.as_deref(),
+            "dependency": self.dependency.as_deref(),
+            "received_status": self.received_status,
+            "status": self.status,
+            "close_code": self.close_code,
+            "method": &*self.method,
+            "path": &*self.path,
+            "error": Some(&self.chain).filter(|chain| !chain.is_empty()),
+            "trace": self.trace,
+            "evidence": self.evidence.as_deref().map(String::from_utf8_lossy),
+        });
+        if let Value::Object(fields) = &mut fields {
+            fields.retain(|_, value| !value.is_null());
+        }
+        fields
     }
 }
 
@@ -99,8 +130,8 @@ pub struct Query {
 impl Query {
     fn matches(&self, entry: &Entry) -> bool {
         self.request_id.as_deref().is_none_or(|id| entry.request_id.starts_with(id))
-            && self.kind.as_deref().is_none_or(|kind| kind == entry.kind)
-            && self.upstream.as_deref().is_none_or(|upstream| upstream == entry.upstream)
+            && self.kind.as_deref().is_none_or(|kind| kind == entry.kind.name())
+            && self.upstream.as_deref().is_none_or(|upstream| upstream == entry.upstream())
     }
 }
 
@@ -157,14 +188,7 @@ impl Journal {
             .cloned()
             .collect();
         // Made into JSON outside the lock: an operator who reads does not hold up a failure.
-        found
-            .into_iter()
-            .map(|(number, entry)| {
-                let mut fields = entry.fields;
-                fields.insert("number".into(), json!(number));
-                Value::Object(fields)
-            })
-            .collect()
+        found.iter().map(|(number, entry)| entry.describe(*number)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -176,7 +200,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::{Failure, Kind, Outcome, Phase, Protocol};
+    use crate::failure::Failure;
 
     fn entry(id: &str, kind: Kind, evidence: usize) -> Entry {
         let failure = Failure::new(kind, Phase::Head)
@@ -193,6 +217,7 @@ mod tests {
             path: &"ä".repeat(2000),
             status: Some(500),
             close_code: None,
+            chain: &failure.chain(),
         })
     }
 

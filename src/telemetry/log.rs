@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::lines::Lines;
 use crate::config::model::{Log, LogFormat};
 use crate::failure::{Failure, Kind, Outcome, Protocol};
 
@@ -19,7 +20,7 @@ pub fn init(settings: &Log) {
     // Colours are for people who look, not for files.
     let colours = io::stderr().is_terminal();
     let _ = match settings.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Json => builder.event_format(Lines).try_init(),
         LogFormat::Human => builder.with_target(false).with_ansi(colours).try_init(),
     };
 }
@@ -68,6 +69,8 @@ pub struct FailureLine<'a> {
     pub status: Option<u16>,
     /// The close code that the client got, if it got one.
     pub close_code: Option<u16>,
+    /// The errors beneath, outermost first.
+    pub chain: &'a [String],
 }
 
 impl FailureLine<'_> {
@@ -80,7 +83,7 @@ impl FailureLine<'_> {
     /// Writes the line: a warning, or an error if the fault is ours.
     pub fn emit(&self) {
         let failure = self.failure;
-        let chain = failure.chain().join(": ");
+        let chain = self.chain.join(": ");
         let evidence = failure.evidence().map(|bytes| String::from_utf8_lossy(bytes));
         macro_rules! emit {
             ($level:ident) => {

@@ -5,6 +5,7 @@
 //! whoever counts through handles that were resolved when the configuration was loaded.
 
 pub mod journal;
+mod lines;
 pub mod log;
 pub mod metrics;
 pub mod request_id;
