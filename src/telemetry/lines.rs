@@ -122,10 +122,13 @@ fn push_text(line: &mut String, text: &str) {
 
 /// Escapes what JSON demands (RFC 8259 §7), and DEL and the C1 controls, which a terminal might obey.
 fn push_escaped(line: &mut String, text: &str) {
-    let is_special = |c: char| c.is_control() || c == '"' || c == '\\';
+    // A C1 control is two bytes, of which this is the first one; so it is of some letters.
+    const C1: u8 = 0xc2;
+    let may_be_special = |byte: u8| byte < b' ' || matches!(byte, b'"' | b'\\' | 0x7f | C1);
     let mut rest = text;
-    while let Some(at) = rest.find(is_special) {
-        let (plain, special) = rest.split_at(at);
+    while let Some((plain, special)) =
+        rest.bytes().position(may_be_special).and_then(|at| rest.split_at_checked(at))
+    {
         line.push_str(plain);
         let mut characters = special.chars();
         match characters.next() {
@@ -133,10 +136,10 @@ fn push_escaped(line: &mut String, text: &str) {
             Some('\r') => line.push_str("\\r"),
             Some('\t') => line.push_str("\\t"),
             Some(c @ ('"' | '\\')) => line.extend(['\\', c]),
-            Some(c) => {
+            Some(c) if c.is_control() => {
                 let _ = write!(line, "\\u{:04x}", u32::from(c));
             }
-            None => {}
+            other => line.extend(other),
         }
         rest = characters.as_str();
     }
@@ -218,7 +221,7 @@ mod tests {
 
     #[test]
     fn whatever_an_app_says_stays_one_line_and_comes_back_as_it_was() {
-        let said = "\u{1b}[31mred\n{\"a\":\"b\\c\"}\r\n\t\0\u{7f}\u{9b}ä€\u{1f480}";
+        let said = "\u{1b}[31mred\n{\"a\":\"b\\c\"}\r\n\t\0\u{7f}\u{9b}ä£©€\u{1f480}";
         let text = logged(|| tracing::info!(said, debugged = ?said, "x"));
         assert_eq!(text.matches('\n').count(), 1);
         assert!(!text.trim_end().chars().any(char::is_control), "{text}");
