@@ -468,6 +468,13 @@ ITSELF = [
         thresholds=steps((RED, 0.85)),
     ),
     lines(
+        "Missing in the journal's file",
+        "Failures that came too fast for it (queue) or found the disk full (write); the metrics have them all.",
+        [(per_second("seawall_journal_dropped_total", INSTANCE, "instance, reason"), "{{instance}}: {{reason}}")],
+        "cps",
+        8,
+    ),
+    lines(
         "Configurations loaded",
         "Since the start of each process; a failed one left the old one running.",
         [(f"sum by (instance, result) (seawall_config_reloads_total{{{INSTANCE}}})", "{{instance}}: {{result}}")],

@@ -168,7 +168,12 @@ impl Config {
                 "trusted": self.forwarded.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
             },
             "log": { "filter": self.log.filter, "access": self.log.access },
-            "journal": { "entries": self.journal.entries },
+            "journal": {
+                "entries": self.journal.entries,
+                "file": self.journal.file.as_ref().map(|file| file.display().to_string()),
+                "file_size": bytes_text(self.journal.file_bytes),
+                "files": self.journal.files,
+            },
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
             "reload": {
                 "watch": self.reload.watch,

@@ -3,6 +3,7 @@
 //! Only `super::check` builds these types from a file, and `Config::for_upstream` from a URL.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -615,11 +616,17 @@ pub enum LogFormat {
 pub struct Journal {
     /// How many failures are remembered. Default 1000.
     pub entries: usize,
+    /// The file they are written to; `None` is none (the default).
+    pub file: Option<PathBuf>,
+    /// Bytes of a file. Default 16 MiB.
+    pub file_bytes: u64,
+    /// Files in all, rotated ones included. Default 4.
+    pub files: usize,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Journal { entries: 1000 }
+        Journal { entries: 1000, file: None, file_bytes: 16 * 1024 * 1024, files: 4 }
     }
 }
 

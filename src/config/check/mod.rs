@@ -46,7 +46,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let forwarded = forwarded(&root);
     entrance::trust(&root, &listeners, &forwarded);
     let log = log(&root);
-    let journal = journal(&root);
+    let journal = journal(&root, base);
     let shutdown = shutdown(&root);
     let reload = reload::reload(&root);
     root.finish();
@@ -284,13 +284,24 @@ fn log(root: &Scope<'_>) -> Log {
     Log { format, filter: found.map_or(d.filter, |found| found.value), access }
 }
 
-fn journal(root: &Scope<'_>) -> Journal {
+fn journal(root: &Scope<'_>, base: Base<'_>) -> Journal {
     let section = root.section("journal", "The failure journal behind /failures.");
     let d = Journal::default();
     let meaning = "How many failures are remembered; each takes at most 12 KiB.";
     let entries = section.integer("entries", d.entries as u64, (0, 1_000_000), meaning);
+    let meaning = "The file that failures are written to, a JSON object a line; those in it are remembered after a restart. None if not set.";
+    let file = section.text("file", "file", None, meaning);
+    let meaning = "How large the file may grow before it is renamed to .1.";
+    let file_bytes = section.size("file_size", d.file_bytes, 64 * 1024, meaning);
+    let meaning = "How many files there are in all, the renamed ones included.";
+    let files = section.integer("files", d.files as u64, (1, 100), meaning);
     section.finish();
-    Journal { entries: to_usize(entries) }
+    Journal {
+        entries: to_usize(entries),
+        file: file.map(|file| base.0.join(&file.value)),
+        file_bytes,
+        files: to_usize(files),
+    }
 }
 
 fn shutdown(root: &Scope<'_>) -> Shutdown {
