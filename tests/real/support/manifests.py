@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "deploy" / "kubernetes"
 TOOLS = Path(sys.executable).parent
 
 
