@@ -14,7 +14,7 @@ from support.seawall import BINARY
 from support.waiting import until
 
 DEPLOY = ROOT / "deploy"
-# What deploy/README.md says of systemd 252, in tenths; a newer one may look for more.
+# What deploy/README.md says of systemd 252, in tenths.
 EXPOSURE = {"alone": 16, "with the socket": 12}
 
 
@@ -71,7 +71,10 @@ def test_the_service_is_exposed_as_little_as_the_readme_says(root):
     found = {"alone": exposure(root)}
     with_socket(root)
     found["with the socket"] = exposure(root)
-    assert all(found[case] <= EXPOSURE[case] for case in EXPOSURE), found
+    _, version = analyze("--version")
+    # A newer one may look for more.
+    more = 0 if version.startswith("systemd 252 ") else 5
+    assert all(found[case] <= EXPOSURE[case] + more for case in EXPOSURE), found
     text = " ".join((DEPLOY / "README.md").read_text().split())
     for tenths in EXPOSURE.values():
         assert f"{tenths / 10}" in text, "deploy/README.md says how much"
