@@ -136,3 +136,11 @@ def test_every_pair_of_the_guide_is_complete():
                     "Sizes and buffering", "TLS", "Error pages", "Retries", "Limits", "Forwarded fields"):
         section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         assert re.findall(r"^```(.+)$", section, re.MULTILINE) == ["nginx", "haproxy", "yaml envoy", "yaml seawall"], heading
+
+
+def test_pictures_are_there_small_and_told_in_words():
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r'(?:src|srcset)="(docs/images/[^"]+)"', readme))
+    assert named == {f"docs/images/{path.name}" for path in (ROOT / "docs/images").iterdir()}
+    assert all((ROOT / path).stat().st_size < 200 * 1024 for path in named)
+    assert all(len(re.search(r'alt="([^"]+)"', image)[1]) > 40 for image in re.findall("<img [^>]+>", readme))

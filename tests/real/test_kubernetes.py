@@ -1,20 +1,23 @@
 """deploy/kubernetes: what kustomize makes of it fits the schemas of Kubernetes, itself and what seawall promises."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import kubernetes_validate
 import pytest
 import yaml
-from support.manifests import FOLDER, build, selects
+from support import http1
+from support.manifests import FOLDER, ROOT, build, selects
+from support.processes import free_port
 from support.seawall import BINARY
+from support.waiting import until
 
 OVERLAYS = ["sidecar", "ingress"]
 # preStop.sleep exists since the first of these; the last is the newest that the validator knows.
 VERSIONS = ["1.30", "1.33", "1.37"]
 OPERATOR = {"ServiceMonitor", "PrometheusRule"}
-ROOT = FOLDER.parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_every_object_fits_the_schema_of_its_kind(objects):
             continue
         for version in VERSIONS:
             kubernetes_validate.validate(one, version, strict=True)
-    argv = ["node", FOLDER.parents[1] / "tests/real/support/crds.mjs"]
+    argv = ["node", ROOT / "tests/real/support/crds.mjs"]
     found = [one for one in objects.all if one["kind"] in OPERATOR]
     assert {one["kind"] for one in found} == OPERATOR
     done = subprocess.run(argv, input=json.dumps(found), capture_output=True, text=True, timeout=60)
@@ -55,7 +58,7 @@ def test_the_schemas_would_notice_a_mistake(overlays):
     broken = json.loads(json.dumps(one).replace("readinessProbe", "readynessProbe"))
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
-    argv = ["node", FOLDER.parents[1] / "tests/real/support/crds.mjs"]
+    argv = ["node", ROOT / "tests/real/support/crds.mjs"]
     monitor = {"kind": "ServiceMonitor", "metadata": {"name": "broken"}, "spec": {"selector": {}, "endpoints": {}}}
     done = subprocess.run(argv, input=json.dumps([monitor]), capture_output=True, text=True, timeout=60)
     assert "ServiceMonitor broken:" in done.stdout
@@ -173,3 +176,29 @@ def test_the_network_policy_lets_through_what_the_configuration_needs(overlays):
     out = {one["port"] for rule in policy["egress"] for one in rule["ports"]}
     for upstream in settings(objects)["upstreams"].values():
         assert int(upstream["dns"]["name"].rsplit(":", 1)[1]) in out and 53 in out
+
+
+def test_a_changed_configmap_is_taken_over_as_the_kubelet_writes_it(processes, tmp_path):
+    """The file is a link into a folder that is a link, too: the kubelet changes that one, atomically."""
+    port, admin = free_port(), free_port()
+    config = (
+        f'listeners: [{{ address: "127.0.0.1:{port}" }}]\nadmin: {{ address: "127.0.0.1:{admin}" }}\n'
+        'upstreams: { NAME: { endpoints: ["http://127.0.0.1:1"] } }\nroutes: [{ upstream: NAME }]\n'
+        "reload: { interval: 100ms }\n"
+    )
+
+    def write(name):
+        folder = tmp_path / f"..{name}"
+        folder.mkdir()
+        (folder / "seawall.yaml").write_text(config.replace("NAME", name))
+        (tmp_path / "..data_tmp").symlink_to(folder.name)
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+
+    write("before")
+    (tmp_path / "seawall.yaml").symlink_to("..data/seawall.yaml")
+    seawall = processes.start("seawall", [BINARY, "-c", tmp_path / "seawall.yaml"])
+    seawall.wait_for_port(port).wait_for_port(admin)
+    assert http1.get(admin, "/config").json()["upstreams"].keys() == {"before"}
+    write("after")
+    shutil.rmtree(tmp_path / "..before")
+    until(lambda: http1.get(admin, "/config").json()["upstreams"].keys() == {"after"}, "the change is taken over")
