@@ -1,6 +1,7 @@
 """deploy/kubernetes: what kustomize makes of it fits the schemas of Kubernetes, itself and what seawall promises."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ OPERATOR = {"ServiceMonitor", "PrometheusRule"}
 
 @pytest.fixture(scope="module")
 def overlays():
-    return {name: build(name) for name in OVERLAYS}
+    return {name: build(FOLDER / "overlays" / name) for name in OVERLAYS}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -166,6 +167,17 @@ def test_what_scales_and_what_protects_the_ingress_means_its_pods(overlays):
     ]
     assert all(selects(one["matchLabels"], labels) for one in selectors)
     assert objects.only("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_the_autoscaler_can_look_at_websockets_too(overlays, tmp_path):
+    parts = [os.path.relpath(FOLDER / part, tmp_path.resolve()) for part in ("overlays/ingress", "components/scale-by-websockets")]
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{parts[0]}]\ncomponents: [{parts[1]}]\n")
+    scaler = build(tmp_path).only("HorizontalPodAutoscaler")
+    for version in VERSIONS:
+        kubernetes_validate.validate(scaler, version, strict=True)
+    cpu, websockets = scaler["spec"]["metrics"]
+    assert [cpu] == overlays["ingress"].only("HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert f"| `{websockets['pods']['metric']['name']}` | gauge |" in (ROOT / "README.md").read_text()
 
 
 def test_the_network_policy_lets_through_what_the_configuration_needs(overlays):

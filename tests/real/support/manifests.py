@@ -11,9 +11,9 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 TOOLS = Path(sys.executable).parent
 
 
-def build(overlay):
-    """The objects of an overlay, built by kubectl's own kustomize."""
-    argv = [TOOLS / "kubectl", "kustomize", FOLDER / "overlays" / overlay]
+def build(folder):
+    """The objects of a kustomization, built by kubectl's own kustomize."""
+    argv = [TOOLS / "kubectl", "kustomize", folder]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     # What is deprecated is told there.
