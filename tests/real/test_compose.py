@@ -63,6 +63,7 @@ def parts(processes, tmp_path):
     argv = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
     argv += [f"--web.listen-address=127.0.0.1:{ports['prometheus']}", "--log.level=warn"]
     processes.start("prometheus", argv).wait_for_port(ports["prometheus"])
+    until(lambda: http1.get(ports["prometheus"], "/-/ready").status == 200, "Prometheus is ready")
     return ports
 
 
