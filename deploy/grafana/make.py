@@ -333,6 +333,12 @@ UPSTREAMS = [
         "short",
     ),
     lines(
+        "Requests that wait",
+        "For a connection, or because as many requests as may be are under way.",
+        [(f"sum by (upstream) (seawall_upstream_pending_requests{{{UPSTREAM}}})", "{{upstream}}")],
+        "short",
+    ),
+    lines(
         "Connection attempts that failed",
         "By endpoint.",
         [

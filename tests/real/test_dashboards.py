@@ -44,11 +44,13 @@ admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
   pair: {{ endpoints: ["http://127.0.0.1:{app}", "http://127.0.0.1:{mortal}"], health: {{ tcp: true, interval: 200ms }} }}
   single: {{ endpoints: ["http://127.0.0.1:{mortal}"] }}
+  guarded: {{ endpoints: ["http://127.0.0.1:{mortal}"], circuit: {{ open: 1s, max: 1s }} }}
   thrifty: {{ endpoints: ["http://127.0.0.1:{app}"], retry: {{ budget_percent: 1 }} }}
   narrow: {{ endpoints: ["http://127.0.0.1:{app}"], limits: {{ websockets: 1 }} }}
 routes:
   - {{ path: /fault/healthy, upstream: pair }}
   - {{ path: /ok, upstream: single }}
+  - {{ path: /guarded, upstream: guarded }}
   - {{ path: /fault/crash, upstream: thrifty }}
   - {{ path: /ws/*, upstream: narrow }}
   - {{ path: /rehearsed, upstream: pair, rehearse: true }}
@@ -133,7 +135,7 @@ class Stage:
         for faulty in self._rounds():
             for fault in FAULTS if faulty else ["healthy"]:
                 self._get(self.port, f"/fault/{fault}")
-            for path in ("/fault/healthy", "/ok"):
+            for path in ("/fault/healthy", "/ok", "/guarded"):
                 self._get(self.edge_port, path)
             if faulty:
                 self._get(self.edge_port, "/fault/crash")

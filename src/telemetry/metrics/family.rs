@@ -94,6 +94,9 @@ families! {
     UPSTREAM_CONNECTIONS, "seawall_upstream_connections", Gauge,
         ["upstream", "state"],
         "Open connections to upstreams, active or idle.";
+    UPSTREAM_PENDING, "seawall_upstream_pending_requests", Gauge,
+        ["upstream"],
+        "Requests that wait because a limit of the upstream or of its endpoints is reached.";
     CONNECTS, "seawall_connects_total", Counter,
         ["upstream", "endpoint", "result"],
         "Connection attempts to endpoints, ok or failed.";

@@ -64,6 +64,7 @@ pub struct Metrics {
     websocket_cut_messages: IntCounterVec,
     websocket_session_seconds: HistogramVec,
     upstream_connections: IntGaugeVec,
+    upstream_pending: IntGaugeVec,
     connects: IntCounterVec,
     endpoint_up: IntGaugeVec,
     endpoint_ejections: IntCounterVec,
@@ -162,6 +163,7 @@ impl Metrics {
             websocket_session_seconds: make
                 .histogram(&family::WEBSOCKET_SESSION_SECONDS, SESSION_BUCKETS)?,
             upstream_connections: make.gauge(&family::UPSTREAM_CONNECTIONS)?,
+            upstream_pending: make.gauge(&family::UPSTREAM_PENDING)?,
             connects: make.counter(&family::CONNECTS)?,
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
             health_checks: make.counter(&family::HEALTH_CHECKS)?,
