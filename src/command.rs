@@ -153,12 +153,14 @@ fn check(file: Option<PathBuf>) -> ExitCode {
 }
 
 fn summary(file: &Path, config: &Config) -> String {
+    let count =
+        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!(
-        "{} is valid: {} listeners, {} upstreams, {} routes",
+        "{} is valid: {}, {}, {}",
         file.display(),
-        config.listeners.len(),
-        config.upstreams.len(),
-        config.routes.len()
+        count(config.listeners.len(), "listener"),
+        count(config.upstreams.len(), "upstream"),
+        count(config.routes.len(), "route")
     )
 }
 

@@ -133,7 +133,13 @@ pub async fn send(
     if upstream.is_unresolved() {
         Box::pin(upstream.first_resolved()).await;
     }
-    let (mut endpoint, mut in_flight) = match upstream.start(key(route, outgoing)).await {
+    let key = key(route, outgoing);
+    let started = match upstream.start(key) {
+        Some(started) => started,
+        // Boxed: a request that finds room shall not carry what waiting takes.
+        None => Box::pin(upstream.start_waiting(key)).await,
+    };
+    let (mut endpoint, mut in_flight) = match started {
         Ok(started) => started,
         Err(failure) => {
             return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));

@@ -222,23 +222,26 @@ impl Upstream {
         picked.and_then(|at| Choice::of(&view, at))
     }
 
-    /// An endpoint for a request with this key, if it has one, and room for it there.
+    /// An endpoint for a request with this key, if it has one, and room for it there; `None` if it
+    /// has to wait for room.
+    pub fn start(&self, key: Option<u64>) -> Option<Result<(Choice, InFlight), Failure>> {
+        match &self.shared.room {
+            None => Some(self.pick(key).map(|choice| {
+                let in_flight = InFlight::at(&choice, None);
+                (choice, in_flight)
+            })),
+            Some(room) if room.is_free_to_try() => self.try_start(room, key),
+            Some(_) => None,
+        }
+    }
+
+    /// The same for a request that has to wait.
     ///
     /// # Errors
     /// There is no endpoint, as [`Upstream::pick`] says, or no room, and none became free in time.
-    pub async fn start(&self, key: Option<u64>) -> Result<(Choice, InFlight), Failure> {
-        let Some(room) = &self.shared.room else {
-            let choice = self.pick(key)?;
-            let in_flight = InFlight::at(&choice, None);
-            return Ok((choice, in_flight));
-        };
-        if room.is_free_to_try()
-            && let Some(started) = self.try_start(room, key)
-        {
-            return started;
-        }
-        // Boxed: a request that finds room shall not carry what waiting takes.
-        let waited = Box::pin(room.wait(Wish::Any, || self.try_start(room, key))).await;
+    pub async fn start_waiting(&self, key: Option<u64>) -> Result<(Choice, InFlight), Failure> {
+        let room = self.shared.room.as_ref().ok_or_else(|| self.full(Full))?;
+        let waited = room.wait(Wish::Any, || self.try_start(room, key)).await;
         waited.unwrap_or_else(|full| Err(self.full(full)))
     }
 

@@ -13,6 +13,7 @@ mod route;
 mod survive;
 mod upstream;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub(super) use upstream::parse_endpoint;
 
 use super::diagnostic::Problem;
 use super::model::{
-    Admin, Clients, Config, Forwarded, Journal, Log, LogFormat, Shutdown, WebSocket,
+    Admin, Clients, Config, Forwarded, Journal, Listener, Log, LogFormat, Shutdown, WebSocket,
 };
 use super::scope::{Found, Scope};
 
@@ -35,7 +36,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = workers(&root, cores);
     let listeners = listener::listeners(&root, base);
-    let admin = admin(&root, base);
+    let admin = admin(&root, &listeners, base);
     let upstreams = upstream::upstreams(&root, base);
     let failures = failures::global(&root, base);
     let secret = rehearsal::secret(&root, base);
@@ -87,15 +88,24 @@ fn workers(root: &Scope<'_>, cores: usize) -> usize {
     }
 }
 
-fn admin(root: &Scope<'_>, base: Base<'_>) -> Admin {
+fn admin(root: &Scope<'_>, listeners: &[Listener], base: Base<'_>) -> Admin {
     let section = root.section("admin", "Where operators connect.");
     let meaning = "The operators' address, or `off`. On any but loopback `token_file` is required.";
     let default = "127.0.0.1:9900";
-    let address = match section.text("address", listener::ADDRESS, Some(default), meaning) {
+    let found = section.text("address", listener::ADDRESS, Some(default), meaning);
+    let span = found.as_ref().map_or(section.span(), |found| found.span);
+    let address = match found {
         None => default.parse().ok(),
         Some(found) if matches!(&*found.value, "off" | "false") => None,
         Some(found) => listener::address(&section, "address", &found),
     };
+    let taken = |address: &SocketAddr| {
+        address.port() != 0 && listeners.iter().any(|known| known.address == *address)
+    };
+    if let Some(address) = address.filter(taken) {
+        let problem = Problem::new(span, &format!("{address} is a listener's address already"));
+        section.problem(problem.remedy("give operators an address of their own, or `off`"));
+    }
     let token = entrance::token(&section, address, base);
     section.finish();
     Admin { address, token }
