@@ -19,6 +19,7 @@ from support.websocket import open_client, read_to_end
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
+RUNBOOK = "https://github.com/seawall-proxy/seawall/blob/main/deploy/prometheus/README.md"
 DASHBOARD = json.loads((GRAFANA / "seawall.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 SECRET = "a secret of the tests"
@@ -292,7 +293,7 @@ def test_every_alert_has_a_severity_and_a_section_in_the_runbook():
     sections = re.findall(r"^## (Seawall\w+)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     assert [alert.split()[0] for alert in alerts] == sections
     for alert, section in zip(alerts, sections, strict=True):
-        assert f"runbook_url: deploy/prometheus/README.md#{section.lower()}\n" in alert
+        assert f"runbook_url: {RUNBOOK}#{section.lower()}\n" in alert
         assert re.search(r"for: \w+\n +labels: \{ severity: (critical|warning) \}", alert), section
 
 
