@@ -115,6 +115,32 @@ fn a_connection_closes_in_order_after_its_last_request() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_after_the_head_timeout_whatever_it_was_answered() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "head_timeout: 300ms");
+    let mut idle = Http1::connect(seawall.address());
+    assert_eq!(idle.rest(), (Vec::new(), End::Fin));
+    let mut served = Http1::connect(seawall.address());
+    assert_eq!(served.exchange(&Request::get(), upstream.gate()).status, 200);
+    assert_eq!(served.rest(), (Vec::new(), End::Fin));
+    let mut slow = Http1::connect(seawall.address());
+    slow.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(slow.read(false, &Gate::default()).status, 200);
+    // A head that has begun is answered, and bounded all the same.
+    slow.send("GET / HT");
+    assert_eq!(slow.read(false, &Gate::default()).status, 408);
+    assert_eq!(slow.rest(), (Vec::new(), End::Fin));
+    let down = Seawall::configured(
+        "clients: { head_timeout: 300ms }\n\
+        upstreams: { app: { endpoints: ['http://127.0.0.1:1'], retry: { attempts: 1 } } }\n\
+        routes: [{ upstream: app }]\n",
+    );
+    let mut client = Http1::connect(down.address());
+    assert_eq!(client.exchange(&Request::get(), &Gate::default()).status, 500);
+    assert_eq!(client.rest(), (Vec::new(), End::Fin));
+}
+
+#[test]
 fn one_address_has_its_share_of_connections() {
     let upstream = Upstream::healthy();
     let seawall = limited(&upstream, "per_address: 2");
