@@ -52,8 +52,8 @@ cargo clippy --quiet --locked --manifest-path benches/websocket/Cargo.toml --tar
 begin "cargo test"
 cargo test --quiet --locked
 
-begin "fuzz: frames"
-tests/fuzz/run.sh 30
+begin "fuzz: frames, exchanges, sessions"
+tests/fuzz/run.sh 15
 
 begin "documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --no-deps
