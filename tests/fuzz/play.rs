@@ -63,7 +63,7 @@ const COMMON: &str = "
 workers: 1
 admin: { address: off }
 forwarded: { name: wall }
-clients: { head: 8KiB, fields: 32, target: 2KiB, head_timeout: 8s, handshake_timeout: 4s, body_timeout: 5s, write_timeout: 6s }
+clients: { head: 8KiB, fields: 32, target: 2KiB, head_timeout: 8s, handshake_timeout: 4s, body_timeout: 5s, body_rate: 1000, write_timeout: 6s }
 websocket: { ping_interval: 7s, pong_timeout: 3s, close_timeout: 2s, write_timeout: 5s, max_frame: 16KiB, hold: 1KiB, read: 4KiB }
 ";
 pub const SETTINGS: [(&str, &str, &str); 6] = [

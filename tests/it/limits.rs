@@ -216,3 +216,75 @@ fn a_list_of_fields_that_grows_when_it_is_unpacked_is_refused() {
     assert!(!served, "{answer:?}");
     assert!(upstream.requests().is_empty());
 }
+
+#[test]
+fn content_that_is_too_large_or_too_slow_is_the_clients_failure() {
+    let upstream = Upstream::healthy();
+    let seawall = Seawall::configured(&format!(
+        "clients: {{ body_timeout: 300ms, body_rate: 1000000000 }}\n\
+        upstreams: {{ app: {{ endpoints: [http://{}], retry: {{ attempts: 1 }} }} }}\n\
+        routes: [{{ upstream: app, request_body: 1KiB }}]\n",
+        upstream.address()
+    ));
+    let large =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000));
+    let chunked = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(2000)
+    );
+    let stalled = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhel".to_owned();
+    for (request, status) in [(large, 413), (chunked, 413), (stalled, 408)] {
+        let mut client = Http1::connect(seawall.address());
+        client.send(request);
+        let seen = client.read(false, &Gate::default());
+        assert_eq!((seen.status, seen.end), (status, End::Complete));
+    }
+    // Drop by drop: never still, and yet too slow.
+    let mut client = Http1::connect(seawall.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+    let mut writer = client.stream().try_clone().unwrap();
+    let dripping = std::thread::spawn(move || {
+        (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            writer.write_all(b"x").is_err()
+        })
+    });
+    let seen = client.read(false, &Gate::default());
+    assert_eq!((seen.status, seen.end), (408, End::Complete));
+    drop(client);
+    assert!(dripping.join().unwrap(), "the rest was refused");
+    let counted = seawall.cells("seawall_client_failures_total");
+    assert_eq!(counted, ["{kind=\"content_too_large\"} 2", "{kind=\"request_timeout\"} 2"]);
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
+#[test]
+fn connections_are_limited_in_all() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "connections: 1");
+    let mut first = Http1::connect(seawall.address());
+    assert_eq!(first.exchange(&Request::get(), upstream.gate()).status, 200);
+    let seen = Http1::connect(seawall.address()).read(false, &Gate::default());
+    assert_eq!((seen.status, seen.end), (503, End::Complete));
+    assert!(seen.field("retry-after").is_some());
+    let refused = seawall.cells("seawall_client_connections_refused_total");
+    assert_eq!(refused, ["{reason=\"connections\"} 1"]);
+    assert_eq!(first.exchange(&Request::get(), upstream.gate()).status, 200);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_given_up_and_the_upstream_with_it() {
+    let endless = Script::read_head()
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        .write(vec![b'x'; 50_000_000])
+        .record();
+    let upstream = Upstream::playing([endless]);
+    let seawall = limited(&upstream, "write_timeout: 300ms");
+    let mut client = Http1::connect(seawall.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let gone = seawall.until("it is given up", |seawall| {
+        Some(seawall.cells("seawall_client_failures_total")).filter(|cells| !cells.is_empty())
+    });
+    assert_eq!(gone, ["{kind=\"client_gone\"} 1"]);
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
