@@ -251,8 +251,8 @@ fn content_that_is_too_large_or_too_slow_is_the_clients_failure() {
     });
     let seen = client.read(false, &Gate::default());
     assert_eq!((seen.status, seen.end), (408, End::Complete));
-    drop(client);
-    assert!(dripping.join().unwrap(), "the rest was refused");
+    client.stream().shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(dripping.join().unwrap());
     let counted = seawall.cells("seawall_client_failures_total");
     assert_eq!(counted, ["{kind=\"content_too_large\"} 2", "{kind=\"request_timeout\"} 2"]);
     assert!(seawall.cells("seawall_failures_total").is_empty());
@@ -287,4 +287,54 @@ fn a_client_that_does_not_read_is_given_up_and_the_upstream_with_it() {
     });
     assert_eq!(gone, ["{kind=\"client_gone\"} 1"]);
     assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
+#[test]
+fn a_stream_whose_client_takes_nothing_is_reset_and_its_neighbours_go_on() {
+    let endless = Script::read_head()
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        .write(vec![b'x'; 50_000_000])
+        .record();
+    let upstream = Upstream::playing([
+        endless,
+        Script::read_head().write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+    ]);
+    let seawall = limited(&upstream, "write_timeout: 300ms");
+    let mut stream = http2::connect(seawall.address());
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0 (RFC 9113 §6.5.2).
+    stream.write_all(&http2::settings(&[(4, 0)])).unwrap();
+    stream.write_all(&http2::request(1, END_STREAM, GET)).unwrap();
+    let reset = std::iter::from_fn(|| Http2.next(&mut stream))
+        .find(|frame| frame.stream == 1 && frame.kind == http2::RST_STREAM);
+    assert_eq!(reset.expect("a reset").payload, http2::CANCEL.to_be_bytes());
+    upstream.record();
+    stream
+        .write_all(&http2::request(3, END_STREAM, &[&[(":method", "HEAD")], &GET[1..]].concat()))
+        .unwrap();
+    let answer = std::iter::from_fn(|| Http2.next(&mut stream)).find(|frame| frame.stream == 3);
+    let answer = answer.expect("an answer");
+    assert!(
+        answer.kind == HEADERS && answer.payload.starts_with(&http2::status(200)),
+        "{answer:?}"
+    );
+    let gone = seawall.cells("seawall_client_failures_total");
+    assert_eq!(gone, ["{kind=\"client_gone\"} 1"]);
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
+#[test]
+fn one_stream_too_many_is_refused_before_it_is_processed() {
+    let held = || Script::read_head().until_client_saw_head();
+    let upstream = Upstream::playing([held(), held()]);
+    let seawall = limited(&upstream, "streams: 2");
+    let mut stream = http2::connect(seawall.address());
+    for id in [1, 3, 5] {
+        stream.write_all(&http2::request(id, END_STREAM, GET)).unwrap();
+    }
+    let refused = std::iter::from_fn(|| Http2.next(&mut stream))
+        .find(|frame| frame.kind == http2::RST_STREAM)
+        .expect("a refusal");
+    // REFUSED_STREAM: safe to send again (RFC 9113 §8.7).
+    assert_eq!((refused.stream, &*refused.payload), (5, &http2::REFUSED_STREAM.to_be_bytes()[..]));
+    upstream.gate().open();
 }
