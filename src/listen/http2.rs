@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::drain::Drain;
 use super::io::{ClientIo, Limits, Transport};
-use crate::failure::ClientFailure;
+use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
 use crate::forward::content;
 use crate::forward::current::Current;
@@ -178,6 +178,9 @@ pub async fn serve(
     })
     .await;
     if let Err(error) = ended {
+        if let Some(failure) = classify::client_http2(&error) {
+            current.get().metrics.client(failure);
+        }
         tracing::debug!(%error, "HTTP/2 connection ended with an error");
     }
 }

@@ -177,6 +177,14 @@ fn flood(name: &str, upstream: &Upstream, begin: &[u8], again: impl Fn(u32) -> V
     assert!(ended, "{name}: nobody has ended the connection");
     assert_eq!(neighbour.exchange(&Request::get(), upstream.gate()).status, 200, "{name}");
     assert!(seawall.cells("seawall_failures_total").is_empty(), "{name}");
+    // Who does not read its answers is not told either, and has only left.
+    if !name.ends_with("nobody reads") {
+        let counted = seawall.until(name, |seawall| {
+            Some(seawall.cells("seawall_client_failures_total")).filter(|cells| !cells.is_empty())
+        });
+        let flood = "{kind=\"http2_error\"} 1".to_owned();
+        assert!(counted.contains(&flood), "{name}: {counted:?}");
+    }
 }
 
 #[test]
