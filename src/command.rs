@@ -100,7 +100,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             demo::run(demo::Options { once, ..demo::Options::default() })
         }
         None => match load(arguments.config, arguments.upstream, arguments.listen) {
-            Some(Ok((config, file))) => serve(config, file.as_deref()),
+            Some(Ok((config, watch))) => serve(config, watch),
             Some(Err(diagnostics)) => {
                 eprintln!("{diagnostics}");
                 ExitCode::FAILURE
@@ -114,16 +114,21 @@ pub fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// The configuration, and the file that it is from.
+///
+/// The file is watched from before it is read: a change that comes while the process starts is not missed.
 fn load(
     file: Option<PathBuf>,
     upstream: Option<String>,
     listen: Option<String>,
-) -> Option<Result<(Config, Option<PathBuf>), Diagnostics>> {
+) -> Option<Result<(Config, Option<Watch>), Diagnostics>> {
     if let Some(upstream) = upstream {
         let config = Config::for_upstream(&upstream, listen.as_deref());
         return Some(config.map(|config| (config, None)));
     }
-    file.or_else(default_file).map(|file| config::load(&file).map(|config| (config, Some(file))))
+    file.or_else(default_file).map(|file| {
+        let watch = Watch::new(&file);
+        config::load(&file).map(|config| (config, Some(watch)))
+    })
 }
 
 fn default_file() -> Option<PathBuf> {
@@ -148,16 +153,18 @@ fn check(file: Option<PathBuf>) -> ExitCode {
 }
 
 fn summary(file: &Path, config: &Config) -> String {
+    let count =
+        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!(
-        "{} is valid: {} listeners, {} upstreams, {} routes",
+        "{} is valid: {}, {}, {}",
         file.display(),
-        config.listeners.len(),
-        config.upstreams.len(),
-        config.routes.len()
+        count(config.listeners.len(), "listener"),
+        count(config.upstreams.len(), "upstream"),
+        count(config.routes.len(), "route")
     )
 }
 
-fn serve(config: Config, file: Option<&Path>) -> ExitCode {
+fn serve(config: Config, watch: Option<Watch>) -> ExitCode {
     log::init(&config.log);
     // Asked first: the file may be replaced while this process runs.
     let invocation = Invocation::of_this_process();
@@ -188,7 +195,7 @@ fn serve(config: Config, file: Option<&Path>) -> ExitCode {
     if let Err(error) = notify::ready() {
         tracing::warn!(%error, "NOTIFY_SOCKET cannot be told that clients are served");
     }
-    let mut signals = runtime.block_on(run_until_told(&mut running, signals, file, &invocation));
+    let mut signals = runtime.block_on(run_until_told(&mut running, signals, watch, &invocation));
     tracing::info!("draining");
     // A second signal does not wait for the drain.
     std::thread::spawn(move || {
@@ -244,10 +251,9 @@ enum Next {
 async fn run_until_told(
     running: &mut Running,
     mut signals: Signals,
-    file: Option<&Path>,
+    mut watch: Option<Watch>,
     invocation: &std::io::Result<Invocation>,
 ) -> Signals {
-    let mut watch = file.map(Watch::new);
     loop {
         let settings = running.config().reload.clone();
         let changed = async {
@@ -263,9 +269,9 @@ async fn run_until_told(
             _ = signals.reload.recv() => Next::Reload,
             () = changed => Next::Reload,
         };
-        match (next, file, &mut watch) {
-            (Next::End, _, _) => return signals,
-            (Next::HandOver, _, _) => {
+        match (next, &mut watch) {
+            (Next::End, _) => return signals,
+            (Next::HandOver, _) => {
                 let leave = tokio::select! {
                     taken_over = hand_over(running, invocation) => taken_over,
                     // The new process is ended with the future.
@@ -280,11 +286,11 @@ async fn run_until_told(
                     return signals;
                 }
             }
-            (Next::Reload, Some(file), Some(watch)) => {
+            (Next::Reload, Some(watch)) => {
                 watch.note();
-                running.reload_file(file);
+                running.reload_file(watch.path());
             }
-            (Next::Reload, _, _) => tracing::warn!("there is no configuration file to read again"),
+            (Next::Reload, None) => tracing::warn!("there is no configuration file to read again"),
         }
     }
 }

@@ -4,7 +4,10 @@
 //! is told: a line per failure, oldest first, so that the newest stands above the prompt. What a
 //! failing app wrote reaches the terminal without control characters: it could else move the cursor,
 //! change the title, or write what is not there. `--json` prints entries as they are, one a line;
-//! JSON escapes control characters by itself.
+//! JSON escapes control characters by itself. `--file` reads the journal's file instead, also when
+//! nothing runs.
+
+mod file;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
@@ -15,6 +18,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
+
+use crate::telemetry::journal::Query;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +39,9 @@ pub struct Options {
     /// The file with the operators' token, if the admin address needs one (admin.token_file)
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The journal's file (journal.file) instead of a running seawall, with those renamed to .1, .2 ...
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "token_file"])]
+    file: Option<PathBuf>,
     /// Only this request: its id, or how it begins; shows everything that is known
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -61,6 +69,8 @@ pub enum Trouble {
     Url(String),
     /// The token cannot be read.
     Token(PathBuf, io::Error),
+    /// The journal's file cannot be read.
+    File(PathBuf, io::Error),
     /// Nobody answers there, or not in time.
     Ask(String, io::Error),
     /// The answer is no journal.
@@ -75,6 +85,9 @@ impl fmt::Display for Trouble {
             Trouble::Url(url) => write!(f, "{url:?} is no http://HOST:PORT"),
             Trouble::Token(file, error) => {
                 write!(f, "cannot read the token in {}: {error}", file.display())
+            }
+            Trouble::File(file, error) => {
+                write!(f, "cannot read the journal {}: {error}", file.display())
             }
             Trouble::Ask(place, error) => write!(
                 f,
@@ -91,13 +104,58 @@ impl fmt::Display for Trouble {
 /// # Errors
 /// If seawall cannot be asked or the output is gone.
 pub fn run(options: &Options) -> Result<(), Trouble> {
+    let coloured = io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let printer = Printer { coloured, json: options.json, whole: options.id.is_some() };
+    let printed = match &options.file {
+        Some(file) => read(options, file, printer),
+        None => ask(options, printer),
+    };
+    match printed {
+        // Who reads has seen enough.
+        Err(Trouble::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Prints what is in the file; with `follow` also what is added, for ever.
+fn read(options: &Options, path: &Path, printer: Printer) -> Result<(), Trouble> {
+    let failed = |error| Trouble::File(path.to_owned(), error);
+    let query = Query {
+        request_id: options.id.clone(),
+        kind: options.kind.clone(),
+        upstream: options.upstream.clone(),
+        limit: Some(options.limit),
+    };
+    // Before the last ones are read: what is written in between is printed twice rather than never.
+    let follow = options.follow.then(|| file::Follow::new(path)).transpose().map_err(failed)?;
+    let mut out = io::stdout().lock();
+    for entry in file::last(path, &query).map_err(failed)? {
+        printer.print(&mut out, &entry).map_err(Trouble::Print)?;
+    }
+    let Some(mut follow) = follow else { return Ok(()) };
+    loop {
+        thread::sleep(PERIOD);
+        let mut broken = None;
+        let read = follow.more(&mut |entry| {
+            if broken.is_none() && query.wants(&entry) {
+                broken = printer.print(&mut out, &entry).err();
+            }
+            Ok(())
+        });
+        read.map_err(failed)?;
+        if let Some(error) = broken {
+            return Err(Trouble::Print(error));
+        }
+    }
+}
+
+/// Prints what a running seawall knows; with `follow` until it is gone.
+fn ask(options: &Options, printer: Printer) -> Result<(), Trouble> {
     let mut place = Place::parse(&options.url).ok_or_else(|| Trouble::Url(options.url.clone()))?;
     if let Some(file) = &options.token_file {
         place.authorization = authorization(file).map_err(|e| Trouble::Token(file.clone(), e))?;
     }
-    let coloured = io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let printer = Printer { coloured, json: options.json, whole: options.id.is_some() };
     let (mut next, mut limit) = (0, options.limit);
     loop {
         let entries = place.entries(&query(options, limit))?;
@@ -107,11 +165,7 @@ pub fn run(options: &Options) -> Result<(), Trouble> {
             next = 0;
         }
         for entry in entries.iter().rev().filter(|entry| number(entry) >= next) {
-            match printer.print(&mut io::stdout().lock(), entry) {
-                // Who reads has seen enough.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                printed => printed.map_err(Trouble::Print)?,
-            }
+            printer.print(&mut io::stdout().lock(), entry).map_err(Trouble::Print)?;
         }
         if !options.follow {
             return Ok(());

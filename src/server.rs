@@ -16,6 +16,7 @@ mod worker;
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -31,7 +32,7 @@ use crate::failure;
 use crate::listen::drain::{Drain, Drainer};
 use crate::listen::renewal::{self, Renewal};
 use crate::listen::tls::{Store, TlsError};
-use crate::telemetry::journal::Journal;
+use crate::telemetry::journal::{Journal, file};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Shared;
 use crate::upstream::tls::TlsSettingsError;
@@ -99,6 +100,8 @@ pub enum StartError {
     Worker(io::Error),
     /// The metrics cannot be declared.
     Metrics(prometheus::Error),
+    /// The journal's file cannot be read or written.
+    Journal(PathBuf, io::Error),
 }
 
 impl std::fmt::Display for StartError {
@@ -119,6 +122,12 @@ impl std::fmt::Display for StartError {
             }
             StartError::Worker(_) => f.write_str("cannot start a worker thread"),
             StartError::Metrics(_) => f.write_str("the metrics cannot be declared"),
+            StartError::Journal(file, _) => write!(
+                f,
+                "{} (journal.file) cannot be used; make its folder, let this user write there, or \
+                 remove journal.file",
+                file.display()
+            ),
         }
     }
 }
@@ -126,7 +135,9 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            StartError::Listen(_, error) | StartError::Worker(error) => Some(error),
+            StartError::Listen(_, error)
+            | StartError::Worker(error)
+            | StartError::Journal(_, error) => Some(error),
             StartError::UpstreamTls(_, error) => Some(error),
             StartError::ListenerTls(_, error) => Some(error),
             StartError::Metrics(error) => Some(error),
@@ -155,7 +166,7 @@ impl Server {
         crate::failure::app::prepare();
         let config = Arc::new(config);
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
-        let journal = Arc::new(Journal::new(config.journal.entries));
+        let journal = Arc::new(journal(&config.journal, &metrics)?);
         let upstreams = config
             .upstreams
             .iter()
@@ -286,6 +297,7 @@ impl Running {
             admin.drainer.begin();
             let _ = admin.thread.join();
         }
+        self.journal.finish();
     }
 
     /// Looks after the certificates of the listeners that there are now.
@@ -358,6 +370,16 @@ impl Bound {
 
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// The journal, with its file if it has one.
+fn journal(settings: &model::Journal, metrics: &Metrics) -> Result<Journal, StartError> {
+    let Some(path) = &settings.file else { return Ok(Journal::new(settings.entries)) };
+    let dropped = metrics.journal_dropped();
+    let (path, size, files) = (path.clone(), settings.file_bytes, settings.files);
+    let failed = |error| StartError::Journal(path.clone(), error);
+    let file = file::Settings { path: path.clone(), size, files };
+    Journal::with_file(settings.entries, file, dropped).map_err(failed)
 }
 
 /// What all workers know of an upstream; `previous` is what it was before a reload.

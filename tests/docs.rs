@@ -158,6 +158,9 @@ fn links_between_the_pages_lead_somewhere() {
         "SECURITY.md",
         "deploy/README.md",
         "deploy/prometheus/README.md",
+        "deploy/kubernetes/README.md",
+        "docs/scaling-out.md",
+        "docs/migrating.md",
     ] {
         let text = read(page);
         let folder = file(page).parent().unwrap().to_owned();

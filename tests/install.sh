@@ -27,6 +27,8 @@ have npm || need npm
 curl --version 2>/dev/null | grep -q HTTP2 || need curl
 have openssl || need openssl
 have haproxy || need haproxy
+have nginx || need nginx
+have systemd-analyze || need systemd
 first_of chromium chromium-browser google-chrome || need chromium
 have chromedriver || need chromium-driver
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || need postgresql

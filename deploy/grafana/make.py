@@ -333,6 +333,12 @@ UPSTREAMS = [
         "short",
     ),
     lines(
+        "Requests that wait",
+        "For a connection, or because as many requests as may be are under way.",
+        [(f"sum by (upstream) (seawall_upstream_pending_requests{{{UPSTREAM}}})", "{{upstream}}")],
+        "short",
+    ),
+    lines(
         "Connection attempts that failed",
         "By endpoint.",
         [
@@ -460,6 +466,13 @@ ITSELF = [
         "percentunit",
         8,
         thresholds=steps((RED, 0.85)),
+    ),
+    lines(
+        "Missing in the journal's file",
+        "Failures that came too fast for it (queue) or found the disk full (write); the metrics have them all.",
+        [(per_second("seawall_journal_dropped_total", INSTANCE, "instance, reason"), "{{instance}}: {{reason}}")],
+        "cps",
+        8,
     ),
     lines(
         "Configurations loaded",

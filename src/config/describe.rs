@@ -50,6 +50,9 @@ impl Config {
                 },
                 "limits": {
                     "connections": limits.connections,
+                    "endpoint_connections": limits.endpoint_connections,
+                    "requests": limits.requests,
+                    "endpoint_requests": limits.endpoint_requests,
                     "pending": limits.pending,
                     "pending_time": duration_text(limits.pending_time),
                     "idle_connections": limits.idle_connections,
@@ -75,6 +78,9 @@ impl Config {
                 "balance": balance(&upstream.balance),
                 "ejection": {
                     "consecutive_failures": upstream.ejection.consecutive_failures,
+                    "failure_percent": upstream.ejection.failure_percent,
+                    "min_requests": upstream.ejection.min_requests,
+                    "window": duration_text(upstream.ejection.window),
                     "base": duration_text(upstream.ejection.base),
                     "max": duration_text(upstream.ejection.max),
                     "max_percent": upstream.ejection.max_percent,
@@ -163,7 +169,12 @@ impl Config {
                 "trusted": self.forwarded.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
             },
             "log": { "filter": self.log.filter, "access": self.log.access },
-            "journal": { "entries": self.journal.entries },
+            "journal": {
+                "entries": self.journal.entries,
+                "file": self.journal.file.as_ref().map(|file| file.display().to_string()),
+                "file_size": bytes_text(self.journal.file_bytes),
+                "files": self.journal.files,
+            },
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
             "reload": {
                 "watch": self.reload.watch,

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, said so that it can be mended: the place, the line, the
 //! remedy. All problems at once.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use super::raw::Span;
@@ -63,13 +64,13 @@ impl fmt::Display for Diagnostics {
         for problem in &self.problems {
             let Span { line, column, length } = problem.span;
             if line == 0 {
-                writeln!(f, "{}: {}", self.source, problem.message)?;
+                writeln!(f, "{}: {}", self.source, masked(&problem.message))?;
             } else {
-                writeln!(f, "{}:{line}:{column}: {}", self.source, problem.message)?;
+                writeln!(f, "{}:{line}:{column}: {}", self.source, masked(&problem.message))?;
                 if let Some(text) = self.lines.get(line - 1) {
                     let mut gutter = String::new();
                     write!(gutter, "{line:>5} | ")?;
-                    writeln!(f, "{gutter}{text}")?;
+                    writeln!(f, "{gutter}{}", masked(text))?;
                     // Tabs keep their width, so that the caret stands under the right character.
                     let lead: String = text
                         .chars()
@@ -89,6 +90,25 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+/// The text with stars for what stands before the `@` of a URL (RFC 3986 §3.2.1): what `check` says is
+/// read by more people than a configuration. As many characters as before, for the carets.
+fn masked(text: &str) -> Cow<'_, str> {
+    let mut masked = Cow::Borrowed(text);
+    let mut from = 0;
+    while let Some(start) = masked.get(from..).and_then(|rest| rest.find("://")) {
+        from += start + 3;
+        let rest = masked.get(from..).unwrap_or_default();
+        let end = rest.find(|c: char| c.is_whitespace() || "/?#\"'".contains(c));
+        let authority = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        if let Some(at) = authority.rfind('@') {
+            let user = authority.get(..at).unwrap_or_default();
+            let stars = "*".repeat(user.chars().count());
+            masked.to_mut().replace_range(from..from + at, &stars);
+        }
+    }
+    masked
+}
 
 /// The known word nearest to this one, if one is near enough to be meant.
 #[must_use]

@@ -3,6 +3,7 @@
 //! Only `super::check` builds these types from a file, and `Config::for_upstream` from a URL.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,8 +251,16 @@ impl Default for Timeouts {
 pub struct UpstreamLimits {
     /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
+    /// Open connections to one endpoint over all workers, WebSockets not among them; 0 is no limit
+    /// (the default).
+    pub endpoint_connections: usize,
+    /// Requests under way over all workers; 0 is no limit (the default).
+    pub requests: usize,
+    /// Requests under way at one endpoint over all workers; 0 is no limit (the default).
+    pub endpoint_requests: usize,
     /// Requests of one worker that wait for a connection, or for a stream on one, when there are as
-    /// many as may be. Default 1024.
+    /// many as may be; and of all workers that wait while as many as may be are under way. Default
+    /// 1024.
     pub pending: usize,
     /// How long such a request waits. Default 1 s.
     pub pending_time: Duration,
@@ -283,6 +292,9 @@ impl Default for UpstreamLimits {
     fn default() -> Self {
         UpstreamLimits {
             connections: 1024,
+            endpoint_connections: 0,
+            requests: 0,
+            endpoint_requests: 0,
             pending: 1024,
             pending_time: Duration::from_secs(1),
             idle_connections: 128,
@@ -608,11 +620,17 @@ pub enum LogFormat {
 pub struct Journal {
     /// How many failures are remembered. Default 1000.
     pub entries: usize,
+    /// The file they are written to; `None` is none (the default).
+    pub file: Option<PathBuf>,
+    /// Bytes of a file. Default 16 MiB.
+    pub file_bytes: u64,
+    /// Files in all, rotated ones included. Default 4.
+    pub files: usize,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Journal { entries: 1000 }
+        Journal { entries: 1000, file: None, file_bytes: 16 * 1024 * 1024, files: 4 }
     }
 }
 

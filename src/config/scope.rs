@@ -175,6 +175,10 @@ impl<'c> Scope<'c> {
         self.entries.iter().any(|(known, node)| known.text == key && !node.is_null())
     }
 
+    fn has_key(&self, key: &str) -> bool {
+        self.entries.iter().any(|(known, _)| known.text == key)
+    }
+
     /// Reports a problem.
     pub fn problem(&self, problem: Problem) {
         self.collected.problem(problem);
@@ -201,7 +205,10 @@ impl<'c> Scope<'c> {
         }
         let found = self.entries.iter().find(|(known, _)| known.text == key);
         let node = found.map(|(_, node)| Rc::clone(node)).filter(|node| !node.is_null());
-        if node.is_none() && required {
+        // Who has misspelled it is told that, by `finish`, and not that it is missing as well.
+        let is_misspelled =
+            || self.entries.iter().any(|(known, _)| nearest(&known.text, [key]).is_some());
+        if node.is_none() && required && (self.has_key(key) || !is_misspelled()) {
             let message = format!("{} needs `{key}`: {meaning}", self.name());
             self.problem(Problem::new(self.span, &message));
         }
@@ -447,7 +454,10 @@ impl<'c> Scope<'c> {
         if items.is_empty() && required {
             self.problem(Problem::new(node.span, &format!("`{key}` is empty: {meaning}")));
         }
-        items.iter().map(|item| Self::of(item, path.clone(), self.collected)).collect()
+        let read = |(at, item): (usize, &Rc<Node>)| {
+            Self::of(item, format!("{}[{at}]", self.child_path(key)), self.collected)
+        };
+        items.iter().enumerate().map(read).collect()
     }
 
     /// A list of texts or sections; a description has one section.
@@ -473,11 +483,14 @@ impl<'c> Scope<'c> {
         if items.is_empty() && required {
             self.problem(Problem::new(node.span, &format!("`{key}` is empty: {meaning}")));
         }
-        let read = |item: &Rc<Node>| match &item.value {
-            Value::Map(_) => Some(Ok(Self::of(item, path.clone(), self.collected))),
+        let read = |(at, item): (usize, &Rc<Node>)| match &item.value {
+            Value::Map(_) => {
+                let path = format!("{}[{at}]", self.child_path(key));
+                Some(Ok(Self::of(item, path, self.collected)))
+            }
             _ => self.read(key, item, |text| Ok(text.to_owned())).map(Err),
         };
-        items.iter().filter_map(read).collect()
+        items.iter().enumerate().filter_map(read).collect()
     }
 
     /// Named sections; a description has one named `*`.
@@ -504,7 +517,11 @@ impl<'c> Scope<'c> {
         }
         self.without_duplicates(entries)
             .into_iter()
-            .map(|(name, node)| (name, Self::of(&node, path.clone(), self.collected)))
+            .map(|(name, node)| {
+                let path = format!("{}.{}", self.child_path(key), name.text);
+                let scope = Self::of(&node, path, self.collected);
+                (name, scope)
+            })
             .collect()
     }
 

@@ -46,7 +46,7 @@ pub async fn respond(
         exchange: Some(exchange),
         upstream: route.upstream.clone(),
         endpoint,
-        in_flight: Some(in_flight),
+        in_flight,
         outcome: match &verdict {
             Verdict::Healthy => Outcome::Served,
             Verdict::Passed(_) | Verdict::Replace(_) => Outcome::AppFailed,

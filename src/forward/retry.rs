@@ -56,7 +56,7 @@ pub struct Answered {
     /// Who answered.
     pub endpoint: Choice,
     /// The request counts as in flight there until this is dropped.
-    pub in_flight: InFlight,
+    pub in_flight: Option<InFlight>,
     /// What the upstream's circuit is to learn from it.
     pub passage: Option<Passage>,
 }
@@ -134,8 +134,14 @@ pub async fn send(
     if upstream.is_unresolved() {
         Box::pin(upstream.first_resolved()).await;
     }
-    let mut endpoint = match upstream.pick(key(route, outgoing)) {
-        Ok(endpoint) => endpoint,
+    let key = key(route, outgoing);
+    let started = match upstream.start(key) {
+        Some(started) => started,
+        // Boxed: a request that finds room shall not carry what waiting takes.
+        None => Box::pin(upstream.start_waiting(key)).await,
+    };
+    let (mut endpoint, mut in_flight) = match started {
+        Ok(started) => started,
         Err(failure) => {
             return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));
         }
@@ -146,6 +152,7 @@ pub async fn send(
         let (failure, next) = match attempts.run(&endpoint, need).await {
             Ok(mut answered) => {
                 answered.passage = passage;
+                answered.in_flight = Some(in_flight);
                 attempts.replay.forget();
                 if let Some(failure) = earlier {
                     upstream.metrics().retried(RetryResult::Recovered);
@@ -159,7 +166,7 @@ pub async fn send(
             }
             Err(Trouble::Unreachable(failure)) => {
                 upstream.report(&endpoint, Outcome::Broken(&failure));
-                let next = attempts.after_unreachable(&endpoint, &failure);
+                let next = attempts.after_unreachable(&endpoint, &mut in_flight, &failure).await;
                 (failure, next)
             }
             Err(Trouble::Upstream(failure, Fate::Stale { unsent }))
@@ -174,7 +181,7 @@ pub async fn send(
             }
             Err(Trouble::Upstream(failure, fate)) => {
                 upstream.report(&endpoint, Outcome::Broken(&failure));
-                let next = attempts.after(&endpoint, &failure, fate);
+                let next = attempts.after(&endpoint, &mut in_flight, &failure, fate);
                 (upstream.place(&endpoint, failure), next)
             }
         };
@@ -197,7 +204,6 @@ impl Attempts<'_> {
         self.begun += 1;
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
-        let in_flight = upstream.begin(endpoint);
         let told = self.outgoing.extra.peer.told.as_deref();
         let link = upstream.link(endpoint, need, told).await.map_err(Trouble::Unreachable)?;
         let mut exchange = self.exchange(endpoint, link)?;
@@ -219,13 +225,13 @@ impl Attempts<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let judgement = Judgement::Known(Verdict::Healthy);
             let content = hold::Held::default();
-            let passage = None;
+            let (endpoint, in_flight, passage) = (endpoint.clone(), None, None);
             return Ok(Answered {
                 exchange,
                 head,
                 content,
                 judgement,
-                endpoint: endpoint.clone(),
+                endpoint,
                 in_flight,
                 passage,
             });
@@ -241,7 +247,7 @@ impl Attempts<'_> {
         }
         match hold::hold(&mut exchange, terms).await {
             Ok(content) => {
-                let (endpoint, passage) = (endpoint.clone(), None);
+                let (endpoint, in_flight, passage) = (endpoint.clone(), None, None);
                 Ok(Answered { exchange, head, content, judgement, endpoint, in_flight, passage })
             }
             Err(broken) => Err(trouble(broken, &exchange)),
@@ -310,24 +316,40 @@ impl Attempts<'_> {
     }
 
     /// Where to go after an endpoint that could not be reached.
-    fn after_unreachable(&self, at: &Choice, failure: &Failure) -> Option<Choice> {
-        // The limit is the upstream's, so that another endpoint is behind it too.
-        let other = self.route.upstream.after(at);
-        // Without a charge: nobody has more to do because of an endpoint that is not there.
-        other.filter(|_| failure.kind() != Kind::ConnectionLimitReached && self.is_more_left())
+    async fn after_unreachable(
+        &self,
+        at: &Choice,
+        in_flight: &mut InFlight,
+        failure: &Failure,
+    ) -> Option<Choice> {
+        // The limit is the upstream's, so that another endpoint is behind it too. Without a charge:
+        // nobody has more to do because of an endpoint that is not there.
+        if failure.kind() == Kind::ConnectionLimitReached || !self.is_more_left() {
+            return None;
+        }
+        self.route.upstream.after_waiting(at, in_flight).await
     }
 
     /// Where to go after an endpoint that failed with the request.
-    fn after(&self, at: &Choice, failure: &Failure, fate: Fate) -> Option<Choice> {
+    fn after(
+        &self,
+        at: &Choice,
+        in_flight: &mut InFlight,
+        failure: &Failure,
+        fate: Fate,
+    ) -> Option<Choice> {
         let allowed = match fate {
             Fate::Unprocessed | Fate::Stale { unsent: true } => true,
             Fate::Stale { unsent: false } | Fate::Unknown => {
                 self.idempotent && may_pass(failure.kind())
             }
         };
-        let next = self.route.upstream.after(at).unwrap_or_else(|| at.clone());
         let possible = allowed && self.replay.is_possible() && self.is_more_left();
-        (possible && self.is_affordable()).then_some(next)
+        if !(possible && self.is_affordable()) {
+            return None;
+        }
+        let other = self.route.upstream.after(at, in_flight);
+        Some(other.unwrap_or_else(|| at.clone()))
     }
 
     /// Whether there is an attempt and time left.

@@ -41,7 +41,7 @@ pub struct Upgraded {
     route: Rc<Route>,
     endpoint: Choice,
     _place: Option<Place>,
-    _in_flight: InFlight,
+    _in_flight: Option<InFlight>,
 }
 
 /// What the client asked for.
@@ -75,7 +75,8 @@ pub async fn respond(
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
         return response::respond(held, client, answered, route, busy).await;
     }
-    let Answered { exchange, head, endpoint, in_flight, passage, .. } = answered;
+    let Answered { exchange, head, endpoint, mut in_flight, passage, .. } = answered;
+    in_flight.iter_mut().for_each(InFlight::became_websocket);
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
         Ok(agreed) => agreed,
         Err(error) => {

@@ -36,6 +36,12 @@ impl Watch {
         watch
     }
 
+    /// The file that is watched.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is there now is known. Call this before the file is read: a change after it will be
     /// noticed.
     pub fn note(&mut self) {

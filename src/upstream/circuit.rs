@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::spread;
+use super::window::Window;
 use super::{Outcome, ejection};
 use crate::config::model;
 use crate::telemetry::metrics::{CircuitMetrics, CircuitState};
@@ -201,11 +202,8 @@ impl Circuit {
     }
 
     fn too_many_failed(&self, now: u64) -> bool {
-        let (all, failed) = self.window.sum(now);
-        let percent = u64::from(self.settings.failure_percent);
-        percent != 0
-            && all >= u64::from(self.settings.min_requests)
-            && failed * 100 >= all * percent
+        let model::Circuit { failure_percent, min_requests, .. } = self.settings;
+        self.window.has_failed(now, failure_percent, min_requests)
     }
 
     /// For how long it opens next, and the how manieth time in a row that is.
@@ -319,58 +317,6 @@ impl State {
         let [a, b, c, d, e, generation, in_flight, served] = word.to_be_bytes();
         let until = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
         State { until, generation, in_flight, served }
-    }
-}
-
-/// How many requests there were lately, and how many of them failed: a ring of counters, each for
-/// its share of the time, and each one word: which share it counts, failures, requests.
-#[derive(Debug)]
-struct Window {
-    share: u64,
-    counts: [AtomicU64; Window::SHARES],
-}
-
-impl Window {
-    const SHARES: usize = 10;
-    /// The most that one counter counts. More would say the same.
-    const MOST: u64 = (1 << 20) - 1;
-
-    fn new(length: Duration) -> Self {
-        let share = (millis(length) / Window::SHARES as u64).max(1);
-        Window { share, counts: [const { AtomicU64::new(0) }; Window::SHARES] }
-    }
-
-    /// Which share of the time this is: 24 bits of its number, never 0.
-    fn epoch(&self, now: u64) -> u64 {
-        ((now / self.share) & 0xff_ffff).max(1)
-    }
-
-    fn count(&self, now: u64, failed: bool) {
-        let epoch = self.epoch(now);
-        let place = usize::try_from(now / self.share).unwrap_or_default() % Window::SHARES;
-        let Some(counter) = self.counts.get(place) else { return };
-        let _ = counter.fetch_update(Relaxed, Relaxed, |word| {
-            let (all, failures) = match word >> 40 == epoch {
-                true => (word & Window::MOST, (word >> 20) & Window::MOST),
-                false => (0, 0),
-            };
-            (all < Window::MOST)
-                .then(|| (epoch << 40) | ((failures + u64::from(failed)) << 20) | (all + 1))
-        });
-    }
-
-    /// Requests, and failures among them.
-    fn sum(&self, now: u64) -> (u64, u64) {
-        let epochs: [u64; Window::SHARES] =
-            std::array::from_fn(|ago| self.epoch(now.saturating_sub(ago as u64 * self.share)));
-        let words = self.counts.iter().map(|counter| counter.load(Relaxed));
-        words.filter(|word| epochs.contains(&(word >> 40))).fold((0, 0), |(all, failed), word| {
-            (all + (word & Window::MOST), failed + ((word >> 20) & Window::MOST))
-        })
-    }
-
-    fn clear(&self) {
-        self.counts.iter().for_each(|counter| counter.store(0, Relaxed));
     }
 }
 

@@ -10,6 +10,9 @@
 //!                                      └── fails at once: twice as long ─┘ └─ well for as long: forgotten
 //! ```
 //!
+//! "Fails again and again" is so many failures in a row or, if that is configured, so many percent of
+//! the requests of the last while.
+//!
 //! If more would be out than may be, all are tried: those that are well get most of the requests,
 //! the others enough to notice that they are back.
 
@@ -21,6 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::balance::FULL;
+use super::window::Window;
 use crate::config::model::{Ejection, Upstream};
 use crate::failure::{Failure, Kind};
 
@@ -42,6 +46,8 @@ pub struct Roster {
 pub struct Standing {
     /// Failures in a row.
     failures: AtomicU32,
+    /// Requests lately; nothing is counted unless a percentage is configured.
+    window: Window,
     /// Ejections in a row.
     ejections: AtomicU32,
     /// When its ejection ends, or ended; 0 if it had none lately.
@@ -128,11 +134,18 @@ impl Roster {
     pub fn failed(&self, endpoint: usize) -> Option<Duration> {
         let standing = self.endpoints.get(endpoint)?;
         let failures = standing.failures.fetch_add(1, Relaxed).saturating_add(1);
-        let limit = self.settings.consecutive_failures;
-        if limit == 0 || failures < limit || self.most_out == 0 {
+        let Ejection { consecutive_failures: limit, failure_percent, min_requests, .. } =
+            self.settings;
+        let now = self.now();
+        if failure_percent != 0 {
+            standing.window.count(millis(now), true);
+        }
+        let too_many = (limit != 0 && failures >= limit)
+            || standing.window.has_failed(millis(now), failure_percent, min_requests);
+        if !too_many || self.most_out == 0 {
             return None;
         }
-        let (until, now) = (standing.until.load(Relaxed), self.now());
+        let until = standing.until.load(Relaxed);
         if until > now {
             // A straggler: it was sent before.
             return None;
@@ -143,6 +156,8 @@ impl Roster {
         // One worker ejects it, whoever else sees it fail at the same moment.
         standing.until.compare_exchange(until, end, Relaxed, Relaxed).ok()?;
         standing.ejections.fetch_add(1, Relaxed);
+        // What it failed with before is paid for.
+        standing.window.clear();
         Some(time)
     }
 
@@ -156,6 +171,9 @@ impl Roster {
         let Some(standing) = self.endpoints.get(endpoint) else { return };
         if standing.failures.load(Relaxed) != 0 {
             standing.failures.store(0, Relaxed);
+        }
+        if self.settings.failure_percent != 0 {
+            standing.window.count(millis(self.now()), false);
         }
         // In a panic it was tried although it is out, and it is well.
         if standing.until.load(Relaxed) != 0 {
@@ -180,6 +198,7 @@ impl Roster {
         if was_down && !down {
             // What it failed with before is over.
             standing.failures.store(0, Relaxed);
+            standing.window.clear();
             standing.ejections.store(0, Relaxed);
             standing.until.store(0, Relaxed);
             standing.unreachable.store(false, Relaxed);
@@ -237,7 +256,8 @@ impl Standing {
     #[must_use]
     pub fn new(upstream: &Upstream) -> Self {
         let down = upstream.health.as_ref().is_some_and(|health| !health.initially_up);
-        Standing { down: AtomicBool::new(down), ..Standing::default() }
+        let window = Window::new(upstream.ejection.window);
+        Standing { down: AtomicBool::new(down), window, ..Standing::default() }
     }
 
     /// Whether an operator has taken it out.
@@ -298,12 +318,12 @@ impl View<'_> {
         u32::try_from(share).unwrap_or(FULL).max(LEAST)
     }
 
-    /// The endpoint that is most likely well, among all but this one that are not out; in doubt
-    /// the next one.
+    /// The endpoint that is most likely well, among those that `fits` says yes to, but for this one
+    /// and for those that are out; in doubt the next one.
     #[must_use]
-    pub fn other_than(&self, endpoint: usize) -> Option<usize> {
+    pub fn other_than(&self, endpoint: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
         let count = self.roster.endpoints.len();
-        let others = (1..count).map(|step| (endpoint + step) % count);
+        let others = (1..count).map(|step| (endpoint + step) % count).filter(|at| fits(*at));
         let known = others.filter_map(|other| Some((other, self.roster.endpoints.get(other)?)));
         let possible = known.filter(|(_, standing)| !standing.is_out());
         let doubt = |standing: &Standing| {
@@ -351,6 +371,11 @@ pub fn blames_endpoint(failure: &Failure) -> bool {
         | Kind::ProxyConfigurationError
         | Kind::ProxyLoopDetected => false,
     }
+}
+
+/// Milliseconds, of nanoseconds.
+fn millis(nanos: u64) -> u64 {
+    nanos / 1_000_000
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -18,15 +18,18 @@ pub mod exchange;
 pub mod health;
 pub mod http1;
 pub mod http2;
+mod link;
 pub mod pending;
 pub mod pool;
 pub mod proxy_protocol;
+pub mod room;
 pub mod set;
 mod shared;
 pub mod stream;
 pub mod tls;
 pub mod upload;
 mod view;
+mod window;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -38,17 +41,14 @@ use admission::{Place, Refused};
 use balance::Picker;
 use budget::Budget;
 use circuit::Passage;
-use http2::session::{Lease, Session};
+pub use link::{Link, Need};
 use pending::Pending;
-use pool::{Connection, Pool, Ticket};
-use proxy_protocol::Told;
-use set::Member;
+use pool::Connection;
+use room::{Full, Room, Wish};
 pub use shared::Shared;
 use shared::{FAILED, FOUND, UNKNOWN};
-use stream::Stream;
-use tls::Purpose;
 pub use view::{Choice, InFlight};
-use view::{Endpoint, Speaks, View};
+use view::{Endpoint, View};
 
 use crate::config::model;
 use crate::failure::{Failure, Kind, Phase};
@@ -73,44 +73,6 @@ pub enum Outcome<'f> {
     AppFailed,
     /// It broke. Only failures of connection and protocol speak against the endpoint.
     Broken(&'f Failure),
-}
-
-/// What a request finds that needs a connection of its own.
-enum Room {
-    /// An idle connection.
-    Taken(Connection),
-    /// A place for a new one.
-    Free(Ticket),
-}
-
-/// What a request finds that can share a connection.
-enum Way {
-    /// A place on one.
-    Lease(Lease),
-    /// One that is on its way.
-    Coming,
-    /// A place for a new one.
-    New(Ticket),
-}
-
-/// What a request travels on.
-#[derive(Debug)]
-pub enum Link {
-    /// An HTTP/1.1 connection of its own.
-    Http1(Connection),
-    /// A place on a shared HTTP/2 connection.
-    Http2(Lease),
-}
-
-/// What a request needs of its link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// An open one if there is one.
-    Any,
-    /// A new one: the last one was stale.
-    Fresh,
-    /// A new HTTP/1.1 connection, to be upgraded.
-    Upgrade,
 }
 
 /// Checks the health of every endpoint and follows DNS, on this worker, until the guard is dropped.
@@ -140,7 +102,7 @@ impl Upstream {
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let limits = &shared.settings.limits;
         let open = Arc::clone(&shared.open);
-        let pending = Rc::new(Pending::new(limits.pending, limits.pending_time, open));
+        let pending = Rc::new(Pending::new(limits, open, shared.metrics.pending().clone()));
         let view = RefCell::new(Rc::new(View::of(&shared, None, &pending)));
         let budget = Budget::new(shared.settings.retry.budget_percent);
         Upstream { shared, view, picker: Picker::new(worker), budget, pending }
@@ -243,13 +205,69 @@ impl Upstream {
     /// # Errors
     /// If all endpoints fail their health checks or are drained, or DNS has named none.
     pub fn pick(&self, key: Option<u64>) -> Result<Choice, Failure> {
+        self.pick_of(key, |_| true).ok_or_else(|| self.nowhere())
+    }
+
+    /// The same among the endpoints that `fits` says yes to.
+    fn pick_of(&self, key: Option<u64>, fits: impl Fn(&Endpoint) -> bool) -> Option<Choice> {
         let view = self.view();
         let standing = view.set.roster.view();
-        let load =
-            |at: usize| view.endpoints.get(at).map_or(0, |endpoint| endpoint.in_flight.get());
-        let plan = &view.set.plan;
-        let picked = self.picker.pick(plan, key, |endpoint| standing.share(endpoint), load);
-        picked.and_then(|at| Choice::of(&view, at)).ok_or_else(|| self.nowhere())
+        let of = |at: usize| view.endpoints.get(at);
+        let load = |at: usize| of(at).map_or(0, |endpoint| endpoint.in_flight.get());
+        let share = |at: usize| match of(at) {
+            Some(endpoint) if fits(endpoint) => standing.share(at),
+            _ => 0,
+        };
+        let picked = self.picker.pick(&view.set.plan, key, share, load);
+        picked.and_then(|at| Choice::of(&view, at))
+    }
+
+    /// An endpoint for a request with this key, if it has one, and room for it there; `None` if it
+    /// has to wait for room.
+    pub fn start(&self, key: Option<u64>) -> Option<Result<(Choice, InFlight), Failure>> {
+        match &self.shared.room {
+            None => Some(self.pick(key).map(|choice| {
+                let in_flight = InFlight::at(&choice, None);
+                (choice, in_flight)
+            })),
+            Some(room) if room.is_free_to_try() => self.try_start(room, key),
+            Some(_) => None,
+        }
+    }
+
+    /// The same for a request that has to wait.
+    ///
+    /// # Errors
+    /// There is no endpoint, as [`Upstream::pick`] says, or no room, and none became free in time.
+    pub async fn start_waiting(&self, key: Option<u64>) -> Result<(Choice, InFlight), Failure> {
+        let room = self.shared.room.as_ref().ok_or_else(|| self.full(Full))?;
+        let waited = room.wait(Wish::Any, || self.try_start(room, key)).await;
+        waited.unwrap_or_else(|full| Err(self.full(full)))
+    }
+
+    fn try_start(
+        &self,
+        room: &Arc<Room>,
+        key: Option<u64>,
+    ) -> Option<Result<(Choice, InFlight), Failure>> {
+        let has_room = |endpoint: &Endpoint| room.has_room_at(&endpoint.member.used);
+        // Where no connection can be had, a request would wait although another endpoint has some.
+        let can_go = |endpoint: &Endpoint| has_room(endpoint) && endpoint.has_connection(room);
+        let picked = self.pick_of(key, can_go).or_else(|| self.pick_of(key, has_room));
+        let Some(choice) = picked else {
+            // Nowhere to go at all is not for waiting.
+            return self.pick(key).err().map(Err);
+        };
+        let place = room.enter(&choice.endpoint.member.used)?;
+        let in_flight = InFlight::at(&choice, Some(place));
+        Some(Ok((choice, in_flight)))
+    }
+
+    #[cold]
+    fn full(&self, full: Full) -> Failure {
+        Failure::new(Kind::ConnectionLimitReached, Phase::Connect)
+            .at_upstream(&self.shared.settings.name)
+            .with_source(full)
     }
 
     #[cold]
@@ -266,19 +284,26 @@ impl Upstream {
         failure.at_upstream(&settings.name)
     }
 
-    /// The endpoint to try after this one, if there is another.
-    #[must_use]
-    pub fn after(&self, choice: &Choice) -> Option<Choice> {
-        let other = choice.view.set.roster.view().other_than(choice.at)?;
-        Choice::of(&choice.view, other)
+    /// The endpoint to try after this one, if there is another with room; the request moves there.
+    pub fn after(&self, choice: &Choice, in_flight: &mut InFlight) -> Option<Choice> {
+        let has_room = |at: usize| match (&self.shared.room, choice.view.endpoints.get(at)) {
+            (Some(room), Some(endpoint)) => room.has_room_at(&endpoint.member.used),
+            _ => true,
+        };
+        let other = choice.view.set.roster.view().other_than(choice.at, has_room)?;
+        let other = Choice::of(&choice.view, other)?;
+        in_flight.move_to(&other).then_some(other)
     }
 
-    /// Counts one more request at the endpoint as in flight.
-    #[must_use]
-    pub fn begin(&self, choice: &Choice) -> InFlight {
-        let in_flight = &choice.endpoint.in_flight;
-        in_flight.set(in_flight.get() + 1);
-        InFlight(Rc::clone(in_flight))
+    /// The same for a request that can only go on elsewhere: it waits for room, if all others are
+    /// full.
+    pub async fn after_waiting(&self, choice: &Choice, in_flight: &mut InFlight) -> Option<Choice> {
+        let found = self.after(choice, in_flight);
+        let (None, Some(room)) = (&found, &self.shared.room) else { return found };
+        choice.view.set.roster.view().other_than(choice.at, |_| true)?;
+        let in_flight = RefCell::new(in_flight);
+        let try_again = || self.after(choice, &mut in_flight.borrow_mut());
+        Box::pin(room.wait(Wish::Choosy, try_again)).await.ok()
     }
 
     /// Takes note of what became of a request at the endpoint.
@@ -308,165 +333,6 @@ impl Upstream {
     #[must_use]
     pub fn scheme(&self, choice: &Choice) -> &'static str {
         if choice.endpoint.member.target.tls.is_some() { "https" } else { "http" }
-    }
-
-    /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
-    ///
-    /// # Errors
-    /// The failure, complete with upstream and endpoint names. No byte of the request has been
-    /// sent then.
-    pub async fn link(
-        &self,
-        choice: &Choice,
-        need: Need,
-        told: Option<&Told>,
-    ) -> Result<Link, Failure> {
-        let need = match need {
-            // A connection that has told one client's address serves no other one.
-            Need::Any if self.shared.settings.proxy_protocol.is_some() => Need::Fresh,
-            need => need,
-        };
-        let endpoint = &*choice.endpoint;
-        if need == Need::Any
-            && self.pending.is_empty()
-            && endpoint.speaks.get() != Speaks::Http2
-            && let Some(connection) = endpoint.pool.take()
-        {
-            return Ok(Link::Http1(connection));
-        }
-        // Boxed, because a request on an idle connection shall not carry the room for a handshake.
-        let link = Box::pin(async {
-            match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None).await,
-                (Need::Any, Speaks::Http1) => {
-                    self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool)).await
-                }
-                (Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(choice, Purpose::Requests, told, None).await
-                }
-                (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
-                    self.join(choice).await
-                }
-            }
-        });
-        link.await.map_err(|failure| self.place(choice, failure))
-    }
-
-    /// A new connection, or an idle one of this pool that comes back while there is no room.
-    async fn open_http1(
-        &self,
-        choice: &Choice,
-        purpose: Purpose,
-        told: Option<&Told>,
-        pool: Option<&Pool>,
-    ) -> Result<Link, Failure> {
-        let room = self.pending.wait(|| match pool.and_then(Pool::take) {
-            Some(connection) => Some(Room::Taken(connection)),
-            None => self.make_room().map(Room::Free),
-        });
-        let ticket = match room.await? {
-            Room::Taken(connection) => return Ok(Link::Http1(connection)),
-            Room::Free(ticket) => ticket,
-        };
-        let stream = self.connect(choice, purpose, told).await?;
-        Ok(Link::Http1(Connection::new(stream, ticket)))
-    }
-
-    /// A place for a connection: a free one, or that of an idle connection to whatever endpoint.
-    fn make_room(&self) -> Option<Ticket> {
-        let Shared { settings, metrics, .. } = &*self.shared;
-        let (share, most) = (self.pending.share(), settings.limits.connections);
-        Ticket::take(share, most, metrics.connections()).or_else(|| {
-            let view = self.view();
-            view.endpoints.iter().find_map(|at| at.pool.evict().or_else(|| at.sessions.evict()))
-        })
-    }
-
-    /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
-    async fn join(&self, choice: &Choice) -> Result<Link, Failure> {
-        let sessions = &choice.endpoint.sessions;
-        // What nobody but this endpoint's requests can use.
-        let own = || match sessions.take() {
-            Some(lease) => Some(Way::Lease(lease)),
-            None => sessions.is_opening().then_some(Way::Coming),
-        };
-        let mut deadline = None;
-        loop {
-            let way = match sessions.line().is_empty().then(own).flatten() {
-                Some(way) => way,
-                None => {
-                    let take = || own().or_else(|| self.make_room().map(Way::New));
-                    self.pending.wait_in(sessions.line(), &mut deadline, take).await?
-                }
-            };
-            if !(matches!(way, Way::New(_)) || self.pending.is_empty()) {
-                self.pass_on();
-            }
-            match way {
-                Way::Lease(lease) => {
-                    sessions.pass_on();
-                    return Ok(Link::Http2(lease));
-                }
-                Way::Coming => sessions.opened().await?,
-                Way::New(ticket) => {
-                    if let Some(link) = self.open_http2(choice, ticket).await? {
-                        return Ok(link);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Wakes whoever can use what a request was woken for and did not need.
-    fn pass_on(&self) {
-        let Shared { settings, open, .. } = &*self.shared;
-        let is_idle =
-            |endpoint: &Rc<Endpoint>| !endpoint.pool.is_empty() || endpoint.sessions.has_idle();
-        if open.is_below(settings.limits.connections) {
-            open.one_closed();
-        } else if self.view().endpoints.iter().any(is_idle) {
-            self.pending.returned();
-        }
-    }
-
-    /// A place on a new connection, or all of it if it turns out to speak HTTP/1.1.
-    async fn open_http2(&self, choice: &Choice, ticket: Ticket) -> Result<Option<Link>, Failure> {
-        let endpoint = &choice.endpoint;
-        let mut plain = None;
-        let lease = endpoint.sessions.open(async {
-            // Many clients share it: it can be for none of them (the configuration sees to that).
-            let stream = self.connect(choice, Purpose::Requests, None).await?;
-            let agreed = stream.alpn_agreed_on(tls::HTTP_2);
-            let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
-            if agreed == Some(false) {
-                if strict {
-                    let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
-                    return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
-                }
-                endpoint.speaks.set(Speaks::Http1);
-                plain = Some(Connection::new(stream, ticket));
-                return Ok(None);
-            }
-            endpoint.speaks.set(Speaks::Http2);
-            Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
-        });
-        let lease = lease.await?;
-        Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))
-    }
-
-    async fn connect(
-        &self,
-        choice: &Choice,
-        purpose: Purpose,
-        told: Option<&Told>,
-    ) -> Result<Stream, Failure> {
-        let Member { target, metrics, .. } = &*choice.endpoint.member;
-        let result = target.connect(&self.shared.settings, purpose, told).await;
-        metrics.connected(result.is_ok());
-        let set = &choice.view.set;
-        set.roster.connected(choice.at, result.is_ok());
-        set.tell_whether_up(choice.at);
-        result
     }
 
     /// A place for one more WebSocket.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::pending::Share;
+use super::room::ConnectionPlace;
 use super::stream::Stream;
 use crate::telemetry::metrics::ConnectionGauges;
 
@@ -122,6 +123,8 @@ impl OpenCount {
 pub struct Ticket {
     open: Arc<OpenCount>,
     share: Option<Rc<Share>>,
+    /// Its place among those of its endpoint, if these are limited.
+    place: Option<ConnectionPlace>,
     gauges: ConnectionGauges,
     idle: bool,
     left: bool,
@@ -137,7 +140,14 @@ impl Ticket {
         gauges.active.inc();
         share.holds_more();
         let (open, share) = (Arc::clone(open), Some(Rc::clone(share)));
-        Some(Ticket { open, share, gauges: gauges.clone(), idle: false, left: false })
+        Some(Ticket { open, share, place: None, gauges: gauges.clone(), idle: false, left: false })
+    }
+
+    /// The same for a connection to the endpoint that this is a place of.
+    #[must_use]
+    pub fn at(mut self, place: Option<ConnectionPlace>) -> Self {
+        self.place = place;
+        self
     }
 
     /// A connection that no limit counts: a health check's.
@@ -145,7 +155,7 @@ impl Ticket {
     pub fn beside(gauges: &ConnectionGauges) -> Self {
         gauges.active.inc();
         let (open, share) = (Arc::default(), None);
-        Ticket { open, share, gauges: gauges.clone(), idle: false, left: true }
+        Ticket { open, share, place: None, gauges: gauges.clone(), idle: false, left: true }
     }
 
     /// Gives the place back early: the connection has become something that is counted elsewhere.
@@ -153,7 +163,11 @@ impl Ticket {
         if !std::mem::replace(&mut self.left, true) {
             self.open.open.fetch_sub(1, Ordering::SeqCst);
             self.share.take().iter().for_each(|share| share.holds_less());
-            self.open.one_closed();
+            match self.place.take().map(drop) {
+                // Not everybody can use it.
+                Some(()) => self.open.closed.notify_waiters(),
+                None => self.open.one_closed(),
+            }
         }
     }
 

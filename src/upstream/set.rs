@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::balance::Plan;
 use super::connect::Target;
 use super::ejection::{Roster, Standing};
+use super::room::Used;
 use crate::config::model;
 use crate::drain::{Drain, Drainer};
 use crate::telemetry::metrics::EndpointMetrics;
@@ -32,6 +33,8 @@ pub struct Member {
     pub standing: Arc<Standing>,
     /// Its metric handles.
     pub metrics: EndpointMetrics,
+    /// What is used of its limits, if it has any.
+    pub used: Arc<Used>,
     gone: AtomicBool,
     leaving: Mutex<(Drainer, Drain)>,
 }
@@ -39,8 +42,14 @@ pub struct Member {
 impl Member {
     /// An endpoint of which nothing is known yet.
     #[must_use]
-    pub fn new(target: Target, standing: Standing, metrics: EndpointMetrics) -> Self {
+    pub fn new(
+        target: Target,
+        standing: Standing,
+        metrics: EndpointMetrics,
+        used: Arc<Used>,
+    ) -> Self {
         Member {
+            used,
             target,
             standing: Arc::new(standing),
             metrics,

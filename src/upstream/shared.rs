@@ -14,6 +14,7 @@ use super::connect::Target;
 use super::ejection::Standing;
 use super::health;
 use super::pool::OpenCount;
+use super::room::Room;
 use super::set::{Member, Set};
 use super::tls::{self, Tls, TlsSettingsError};
 use crate::config::model;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub(super) admission: Arc<Admission>,
     pub(super) circuit: Option<Arc<Circuit>>,
     pub(super) adaptive: Option<Arc<Adaptive>>,
+    pub(super) room: Option<Arc<Room>>,
 }
 
 impl Shared {
@@ -66,6 +68,10 @@ impl Shared {
             .concurrency
             .clone()
             .map(|concurrency| Arc::new(Adaptive::new(concurrency, metrics.concurrency().clone())));
+        let room = previous
+            .and_then(|previous| previous.room.clone())
+            .filter(|room| room.is_of(limits))
+            .or_else(|| Room::of(limits, metrics.pending()).map(Arc::new));
         let start = Instant::now();
         let shared = Shared {
             current: Mutex::new(Arc::new(Set::new(&settings, Vec::new(), Vec::new(), start))),
@@ -80,6 +86,7 @@ impl Shared {
             admission,
             circuit,
             adaptive,
+            room,
         };
         shared.replace(shared.settings.endpoints.clone())?;
         Ok(shared)
@@ -150,7 +157,9 @@ impl Shared {
             _ => None,
         };
         let metrics = self.metrics.endpoint(&endpoint.label);
-        Ok(Member::new(Target::new(endpoint, session), Standing::new(&self.settings), metrics))
+        let used = self.room.as_ref().map(|room| room.endpoint(&endpoint.label));
+        let (target, standing) = (Target::new(endpoint, session), Standing::new(&self.settings));
+        Ok(Member::new(target, standing, metrics, used.unwrap_or_default()))
     }
 
     /// Drains the endpoint with this name, or takes it back; its state then, if there is such a one.

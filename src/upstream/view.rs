@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 
 use super::http2::session::Sessions;
 use super::pending::Pending;
-use super::pool::Pool;
+use super::pool::{Pool, Ticket};
+use super::room::{Place, Room};
 use super::set::{Member, Set};
 use super::shared::Shared;
 use crate::config::model;
@@ -35,11 +36,47 @@ pub(super) struct Endpoint {
 
 /// A request or a WebSocket in flight at an endpoint, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(pub(super) Rc<Cell<usize>>);
+pub struct InFlight {
+    load: Load,
+    place: Option<Place>,
+}
 
-impl Drop for InFlight {
+/// One of those that the balance knows of.
+#[derive(Debug)]
+struct Load(Rc<Cell<usize>>);
+
+impl Load {
+    fn at(choice: &Choice) -> Self {
+        let in_flight = &choice.endpoint.in_flight;
+        in_flight.set(in_flight.get() + 1);
+        Load(Rc::clone(in_flight))
+    }
+}
+
+impl Drop for Load {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl InFlight {
+    pub(super) fn at(choice: &Choice, place: Option<Place>) -> Self {
+        InFlight { load: Load::at(choice), place }
+    }
+
+    /// The request goes on at another endpoint, if there is room.
+    pub(super) fn move_to(&mut self, choice: &Choice) -> bool {
+        let moves =
+            self.place.as_mut().is_none_or(|place| place.move_to(&choice.endpoint.member.used));
+        if moves {
+            self.load = Load::at(choice);
+        }
+        moves
+    }
+
+    /// The request has become a WebSocket: these have a limit of their own.
+    pub fn became_websocket(&mut self) {
+        self.place = None;
     }
 }
 
@@ -104,6 +141,18 @@ impl Endpoint {
             }),
             in_flight: Rc::default(),
         }
+    }
+
+    /// Whether a request may find a connection without waiting.
+    pub(super) fn has_connection(&self, room: &Room) -> bool {
+        room.has_connection_at(&self.member.used)
+            || !self.pool.is_empty()
+            || self.speaks.get() == Speaks::Http2
+    }
+
+    /// Closes an idle connection, and gives its place away.
+    pub(super) fn evict(&self) -> Option<Ticket> {
+        self.pool.evict().or_else(|| self.sessions.evict())
     }
 
     pub(super) fn sweep(&self) {

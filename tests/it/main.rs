@@ -24,6 +24,7 @@ mod http2_upstream;
 mod limits;
 mod rehearsal;
 mod reload;
+mod room;
 mod smuggling;
 mod sse;
 mod streams;

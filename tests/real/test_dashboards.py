@@ -19,6 +19,7 @@ from support.websocket import open_client, read_to_end
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
+RUNBOOK = "https://github.com/seawall-proxy/seawall/blob/main/deploy/prometheus/README.md"
 DASHBOARD = json.loads((GRAFANA / "seawall.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 SECRET = "a secret of the tests"
@@ -43,11 +44,13 @@ admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
   pair: {{ endpoints: ["http://127.0.0.1:{app}", "http://127.0.0.1:{mortal}"], health: {{ tcp: true, interval: 200ms }} }}
   single: {{ endpoints: ["http://127.0.0.1:{mortal}"] }}
+  guarded: {{ endpoints: ["http://127.0.0.1:{mortal}"], circuit: {{ open: 1s, max: 1s }} }}
   thrifty: {{ endpoints: ["http://127.0.0.1:{app}"], retry: {{ budget_percent: 1 }} }}
   narrow: {{ endpoints: ["http://127.0.0.1:{app}"], limits: {{ websockets: 1 }} }}
 routes:
   - {{ path: /fault/healthy, upstream: pair }}
   - {{ path: /ok, upstream: single }}
+  - {{ path: /guarded, upstream: guarded }}
   - {{ path: /fault/crash, upstream: thrifty }}
   - {{ path: /ws/*, upstream: narrow }}
   - {{ path: /rehearsed, upstream: pair, rehearse: true }}
@@ -132,7 +135,7 @@ class Stage:
         for faulty in self._rounds():
             for fault in FAULTS if faulty else ["healthy"]:
                 self._get(self.port, f"/fault/{fault}")
-            for path in ("/fault/healthy", "/ok"):
+            for path in ("/fault/healthy", "/ok", "/guarded"):
                 self._get(self.edge_port, path)
             if faulty:
                 self._get(self.edge_port, "/fault/crash")
@@ -290,7 +293,7 @@ def test_every_alert_has_a_severity_and_a_section_in_the_runbook():
     sections = re.findall(r"^## (Seawall\w+)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     assert [alert.split()[0] for alert in alerts] == sections
     for alert, section in zip(alerts, sections, strict=True):
-        assert f"runbook_url: deploy/prometheus/README.md#{section.lower()}\n" in alert
+        assert f"runbook_url: {RUNBOOK}#{section.lower()}\n" in alert
         assert re.search(r"for: \w+\n +labels: \{ severity: (critical|warning) \}", alert), section
 
 

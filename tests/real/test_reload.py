@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 
 from support import http1
 from support.processes import free_port, listens, uvicorn
+from support.seawall import BINARY
 from support.waiting import until
 from support.websocket import open_many, read_to_end
 
@@ -234,3 +236,39 @@ def test_sockets_of_systemd_are_taken_by_their_address(processes, events, port, 
         os.kill(pid, signal.SIGTERM)
         ended(seawall, 2)
         assert not listens(seawall_port)
+
+
+def test_a_change_while_it_starts_is_not_missed(tmp_path):
+    """It is held up after it has read the file and before it runs: nobody reads its log, which is a full pipe."""
+    port, admin = free_port(), free_port()
+    config = tmp_path / "seawall.yaml"
+
+    def write(name):
+        config.write_text(
+            f'listeners: [{{ address: "127.0.0.1:{port}" }}]\nadmin: {{ address: "127.0.0.1:{admin}" }}\n'
+            f'upstreams: {{ {name}: {{ endpoints: ["http://127.0.0.1:1"] }} }}\nroutes: [{{ upstream: {name} }}]\n'
+            "reload: { interval: 100ms }\n"
+        )
+
+    write("before")
+    log, end = os.pipe()
+    os.set_blocking(end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, b"x" * 512)
+    os.set_blocking(end, True)
+    child = subprocess.Popen([BINARY, "-c", config], stdin=subprocess.DEVNULL, stderr=end)
+    os.close(end)
+    reader = threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(log, 65536), b"")])
+    try:
+        until(lambda: listens(port), "it has read the file")
+        write("after")
+        reader.start()
+        loaded = lambda: http1.get(admin, "/config").json()["upstreams"].keys()  # noqa: E731
+        until(lambda: listens(admin) and loaded() == {"after"}, "the change is taken over")
+    finally:
+        child.kill()
+        child.wait(10)
+        if reader.ident:
+            reader.join(10)
+        os.close(log)

@@ -13,6 +13,7 @@ mod route;
 mod survive;
 mod upstream;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub(super) use upstream::parse_endpoint;
 
 use super::diagnostic::Problem;
 use super::model::{
-    Admin, Clients, Config, Forwarded, Journal, Log, LogFormat, Shutdown, WebSocket,
+    Admin, Clients, Config, Forwarded, Journal, Listener, Log, LogFormat, Shutdown, WebSocket,
 };
 use super::scope::{Found, Scope};
 
@@ -35,7 +36,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = workers(&root, cores);
     let listeners = listener::listeners(&root, base);
-    let admin = admin(&root, base);
+    let admin = admin(&root, &listeners, base);
     let upstreams = upstream::upstreams(&root, base);
     let failures = failures::global(&root, base);
     let secret = rehearsal::secret(&root, base);
@@ -45,7 +46,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     let forwarded = forwarded(&root);
     entrance::trust(&root, &listeners, &forwarded);
     let log = log(&root);
-    let journal = journal(&root);
+    let journal = journal(&root, base);
     let shutdown = shutdown(&root);
     let reload = reload::reload(&root);
     root.finish();
@@ -87,15 +88,24 @@ fn workers(root: &Scope<'_>, cores: usize) -> usize {
     }
 }
 
-fn admin(root: &Scope<'_>, base: Base<'_>) -> Admin {
+fn admin(root: &Scope<'_>, listeners: &[Listener], base: Base<'_>) -> Admin {
     let section = root.section("admin", "Where operators connect.");
     let meaning = "The operators' address, or `off`. On any but loopback `token_file` is required.";
     let default = "127.0.0.1:9900";
-    let address = match section.text("address", listener::ADDRESS, Some(default), meaning) {
+    let found = section.text("address", listener::ADDRESS, Some(default), meaning);
+    let span = found.as_ref().map_or(section.span(), |found| found.span);
+    let address = match found {
         None => default.parse().ok(),
         Some(found) if matches!(&*found.value, "off" | "false") => None,
         Some(found) => listener::address(&section, "address", &found),
     };
+    let taken = |address: &SocketAddr| {
+        address.port() != 0 && listeners.iter().any(|known| known.address == *address)
+    };
+    if let Some(address) = address.filter(taken) {
+        let problem = Problem::new(span, &format!("{address} is a listener's address already"));
+        section.problem(problem.remedy("give operators an address of their own, or `off`"));
+    }
     let token = entrance::token(&section, address, base);
     section.finish();
     Admin { address, token }
@@ -280,13 +290,24 @@ fn log(root: &Scope<'_>) -> Log {
     Log { format, filter: found.map_or(d.filter, |found| found.value), access }
 }
 
-fn journal(root: &Scope<'_>) -> Journal {
+fn journal(root: &Scope<'_>, base: Base<'_>) -> Journal {
     let section = root.section("journal", "The failure journal behind /failures.");
     let d = Journal::default();
     let meaning = "How many failures are remembered; each takes at most 12 KiB.";
     let entries = section.integer("entries", d.entries as u64, (0, 1_000_000), meaning);
+    let meaning = "The file that failures are written to, a JSON object a line; those in it are remembered after a restart. None if not set.";
+    let file = section.text("file", "file", None, meaning);
+    let meaning = "How large the file may grow before it is renamed to .1.";
+    let file_bytes = section.size("file_size", d.file_bytes, 64 * 1024, meaning);
+    let meaning = "How many files there are in all, the renamed ones included.";
+    let files = section.integer("files", d.files as u64, (1, 100), meaning);
     section.finish();
-    Journal { entries: to_usize(entries) }
+    Journal {
+        entries: to_usize(entries),
+        file: file.map(|file| base.0.join(&file.value)),
+        file_bytes,
+        files: to_usize(files),
+    }
 }
 
 fn shutdown(root: &Scope<'_>) -> Shutdown {

@@ -70,6 +70,19 @@ pub(super) fn ejection(upstream: &Scope<'_>) -> Ejection {
         number("consecutive_failures", d.consecutive_failures, (0, 1_000_000), meaning);
     let ejection = Ejection {
         consecutive_failures,
+        failure_percent: number(
+            "failure_percent",
+            d.failure_percent,
+            (0, 100),
+            "When so many percent of its requests of the window failed; 0 is never.",
+        ),
+        min_requests: number(
+            "min_requests",
+            d.min_requests,
+            (1, 1_000_000),
+            "A window with fewer requests says nothing.",
+        ),
+        window: section.wait("window", d.window, "How far back the window reaches."),
         base: section.wait(
             "base",
             d.base,

@@ -252,11 +252,29 @@ fn limits(upstream: &Scope<'_>) -> UpstreamLimits {
             (1, 1_000_000),
             "Open connections over all workers, WebSockets not among them.",
         )),
+        endpoint_connections: to_usize(section.integer(
+            "endpoint_connections",
+            d.endpoint_connections as u64,
+            (0, 1_000_000),
+            "Open connections to one endpoint over all workers, WebSockets not among them. 0 is no limit.",
+        )),
+        requests: to_usize(section.integer(
+            "requests",
+            d.requests as u64,
+            (0, 1_000_000),
+            "Requests under way over all workers, WebSockets not among them. 0 is no limit.",
+        )),
+        endpoint_requests: to_usize(section.integer(
+            "endpoint_requests",
+            d.endpoint_requests as u64,
+            (0, 1_000_000),
+            "Requests under way at one endpoint over all workers; the next one goes to another endpoint, or waits if all are full. 0 is no limit.",
+        )),
         pending: to_usize(section.integer(
             "pending",
             d.pending as u64,
             (0, 1_000_000),
-            "Requests of one worker that wait for a connection, or for a stream on one, while there are as many as may be.",
+            "Requests of one worker that wait for a connection, or for a stream on one, while there are as many as may be; and of all workers that wait while as many as may be are under way.",
         )),
         pending_time: section.wait("pending_time", d.pending_time, "How long such a request waits."),
         idle_connections: to_usize(section.integer(

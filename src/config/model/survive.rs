@@ -34,6 +34,12 @@ pub enum HashKey {
 pub struct Ejection {
     /// After so many failures in a row; 0 is never. Default 5.
     pub consecutive_failures: u32,
+    /// When so many percent of its requests of a window failed; 0 is never (the default).
+    pub failure_percent: u32,
+    /// A window with fewer requests says nothing. Default 20.
+    pub min_requests: u32,
+    /// How far back the window reaches. Default 10 s.
+    pub window: Duration,
     /// For how long at first; doubled each time it fails right away again. Default 5 s.
     pub base: Duration,
     /// For how long at most. Default 300 s.
@@ -49,6 +55,9 @@ impl Default for Ejection {
     fn default() -> Self {
         Ejection {
             consecutive_failures: 5,
+            failure_percent: 0,
+            min_requests: 20,
+            window: Duration::from_secs(10),
             base: Duration::from_secs(5),
             max: Duration::from_secs(300),
             max_percent: 50,

@@ -94,6 +94,9 @@ families! {
     UPSTREAM_CONNECTIONS, "seawall_upstream_connections", Gauge,
         ["upstream", "state"],
         "Open connections to upstreams, active or idle.";
+    UPSTREAM_PENDING, "seawall_upstream_pending_requests", Gauge,
+        ["upstream"],
+        "Requests that wait because a limit of the upstream or of its endpoints is reached.";
     CONNECTS, "seawall_connects_total", Counter,
         ["upstream", "endpoint", "result"],
         "Connection attempts to endpoints, ok or failed.";
@@ -136,6 +139,9 @@ families! {
     CERTIFICATE_EXPIRY, "seawall_certificate_expiry_timestamp_seconds", Gauge,
         ["listener", "certificate"],
         "When the listener's certificate ends, in seconds since 1970; by the file of its chain.";
+    JOURNAL_DROPPED, "seawall_journal_dropped_total", Counter,
+        ["reason"],
+        "Failures that are missing in the journal's file: queue (too many at once) or write (it could not be written).";
     CONFIG_RELOADS, "seawall_config_reloads_total", Counter,
         ["result"],
         "Configurations loaded since the start, ok or failed.";

@@ -20,6 +20,7 @@ use prometheus::{
 };
 
 use crate::failure::{ClientFailure, Kind};
+use crate::telemetry::journal::file;
 use family::Family;
 
 pub use upstream::{
@@ -64,6 +65,7 @@ pub struct Metrics {
     websocket_cut_messages: IntCounterVec,
     websocket_session_seconds: HistogramVec,
     upstream_connections: IntGaugeVec,
+    upstream_pending: IntGaugeVec,
     connects: IntCounterVec,
     endpoint_up: IntGaugeVec,
     endpoint_ejections: IntCounterVec,
@@ -76,6 +78,7 @@ pub struct Metrics {
     concurrency_refused: IntCounterVec,
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
+    journal_dropped: IntCounterVec,
     redirects: IntCounter,
     certificate_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
@@ -135,6 +138,10 @@ impl Metrics {
         for result in ["ok", "failed"] {
             config_reloads.with_label_values(&[result]);
         }
+        let journal_dropped = make.counter(&family::JOURNAL_DROPPED)?;
+        for reason in ["queue", "write"] {
+            journal_dropped.with_label_values(&[reason]);
+        }
         let connections_refused = make.counter(&family::CLIENT_CONNECTIONS_REFUSED)?;
         for limit in ["connections", "per_address"] {
             connections_refused.with_label_values(&[limit]);
@@ -162,6 +169,7 @@ impl Metrics {
             websocket_session_seconds: make
                 .histogram(&family::WEBSOCKET_SESSION_SECONDS, SESSION_BUCKETS)?,
             upstream_connections: make.gauge(&family::UPSTREAM_CONNECTIONS)?,
+            upstream_pending: make.gauge(&family::UPSTREAM_PENDING)?,
             connects: make.counter(&family::CONNECTS)?,
             endpoint_up: make.gauge(&family::ENDPOINT_UP)?,
             health_checks: make.counter(&family::HEALTH_CHECKS)?,
@@ -174,6 +182,7 @@ impl Metrics {
             concurrency_refused: make.counter(&family::CONCURRENCY_REFUSED)?,
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
+            journal_dropped,
             redirects: make.counter(&family::REDIRECTS)?.with_label_values(NO_LABELS),
             certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
             certificate_expiry: make.gauge(&family::CERTIFICATE_EXPIRY)?,
@@ -240,6 +249,13 @@ impl Metrics {
     /// Counts a client's connection that was refused because of this limit.
     pub fn connection_refused(&self, limit: &'static str) {
         self.connections_refused.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts what the journal's file lacks.
+    #[must_use]
+    pub fn journal_dropped(&self) -> file::Dropped {
+        let reason = |reason| self.journal_dropped.with_label_values(&[reason]);
+        file::Dropped { queue: reason("queue"), write: reason("write") }
     }
 
     /// Counts a configuration that was loaded, or could not be.

@@ -39,6 +39,7 @@ impl Metrics {
                 active: connection("active"),
                 idle: connection("idle"),
             },
+            pending: self.upstream_pending.with_label_values(&[name]),
             retries: RetryResult::ALL.map(retry),
             dns_lookups: ["ok", "failed"]
                 .map(|result| self.dns_lookups.with_label_values(&[name, result])),
@@ -96,6 +97,7 @@ struct UpstreamHandles {
     scrubbed_responses: IntCounterVec,
     head_seconds: Histogram,
     connections: ConnectionGauges,
+    pending: IntGauge,
     retries: [IntCounter; 4],
     dns_lookups: [IntCounter; 2],
     circuit: CircuitMetrics,
@@ -225,6 +227,12 @@ impl UpstreamMetrics {
     #[must_use]
     pub fn connections(&self) -> &ConnectionGauges {
         &self.0.connections
+    }
+
+    /// The gauge of requests that wait for room.
+    #[must_use]
+    pub fn pending(&self) -> &IntGauge {
+        &self.0.pending
     }
 
     /// The handles of the circuit.

@@ -51,6 +51,40 @@ async fn so_many_failures_in_a_row_eject_and_fewer_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn so_many_percent_of_failures_eject_and_fewer_requests_say_nothing() {
+    let settings = "slow_start: 0s, ejection: { consecutive_failures: 0, failure_percent: 30, \
+                    min_requests: 10, window: 10s, base: 5s }";
+    let roster = roster(3, settings);
+    // Every third request fails: 3 of 9 are not enough requests, 4 of 12 are.
+    let request = |number: usize| match number % 3 {
+        2 => roster.failed(1),
+        _ => {
+            roster.succeeded(1);
+            None
+        }
+    };
+    assert!((0..9).all(|number| request(number).is_none()));
+    let ejected = (9..12).find_map(request).unwrap();
+    assert!(about(5).contains(&ejected));
+    assert_eq!(shares(&roster), [FULL, 0, FULL]);
+    // What it failed with before does not count again.
+    advance(ejected).await;
+    assert!((0..9).all(|number| request(number).is_none()));
+    assert_eq!(shares(&roster), [FULL; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_long_ago_do_not_eject() {
+    let settings = "ejection: { consecutive_failures: 0, failure_percent: 50, min_requests: 10 }";
+    let roster = roster(3, settings);
+    for _ in 0..100 {
+        assert_eq!(roster.failed(1), None);
+        advance(Duration::from_secs(2)).await;
+    }
+    assert!((0..4).all(|_| roster.failed(1).is_none()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_comes_back_gets_its_share_little_by_little() {
     let roster = roster(3, SETTINGS);
     let time = eject(&roster, 1);
@@ -142,7 +176,7 @@ async fn what_fails_its_checks_is_out_even_if_all_do() {
     assert_eq!(shares(&roster), [0, FULL]);
     roster.set_down(1, true);
     assert_eq!(shares(&roster), [0, 0]);
-    assert_eq!(roster.view().other_than(0), None);
+    assert_eq!(roster.view().other_than(0, |_| true), None);
     roster.set_down(1, false);
     assert_eq!(shares(&roster), [0, LEAST]);
     advance(Duration::from_secs(10)).await;
@@ -159,14 +193,14 @@ async fn endpoints_are_down_before_their_first_check_where_it_says_so() {
 #[tokio::test(start_paused = true)]
 async fn the_other_endpoint_is_the_one_with_the_least_doubt() {
     let roster = roster(4, SETTINGS);
-    assert_eq!(roster.view().other_than(0), Some(1));
-    assert_eq!(roster.view().other_than(3), Some(0));
+    assert_eq!(roster.view().other_than(0, |_| true), Some(1));
+    assert_eq!(roster.view().other_than(3, |_| true), Some(0));
     roster.failed(1);
-    assert_eq!(roster.view().other_than(0), Some(2));
+    assert_eq!(roster.view().other_than(0, |_| true), Some(2));
     eject(&roster, 2);
     roster.set_down(3, true);
-    assert_eq!(roster.view().other_than(0), Some(1));
-    assert_eq!(roster.view().other_than(1), Some(0));
+    assert_eq!(roster.view().other_than(0, |_| true), Some(1));
+    assert_eq!(roster.view().other_than(1, |_| true), Some(0));
 }
 
 #[test]
@@ -182,7 +216,7 @@ async fn a_drained_endpoint_gets_nothing_and_is_no_reason_to_try_those_that_are_
     let roster = roster(3, SETTINGS);
     roster.endpoints[0].set_drained(true);
     assert_eq!(shares(&roster), [0, FULL, FULL]);
-    assert_eq!(roster.view().other_than(1), Some(2));
+    assert_eq!(roster.view().other_than(1, |_| true), Some(2));
     eject(&roster, 1);
     assert_eq!(shares(&roster), [0, 0, FULL], "one of three is ejected, as may be");
     assert_eq!([0, 1, 2].map(|at| roster.state(at)), ["drained", "ejected", "up"]);

@@ -53,9 +53,9 @@ class Browser:
     def look_like(self, width, height, scheme="light"):
         """Gives the window this size in CSS pixels, and the user this preference."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self._devtools("Emulation.setDeviceMetricsOverride", size)
+        self.devtools("Emulation.setDeviceMetricsOverride", size)
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        self._devtools("Emulation.setEmulatedMedia", media)
+        self.devtools("Emulation.setEmulatedMedia", media)
 
     def press(self, *keys):
         """Presses keys of the keyboard one after the other, by their names in DevTools: Tab, Enter, a."""
@@ -63,10 +63,11 @@ class Browser:
             text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or len(key) == 1 else {}
             code = {"Tab": 9, "Enter": 13}.get(key, 0)
             event = {"key": key, "code": key, "windowsVirtualKeyCode": code, **text}
-            self._devtools("Input.dispatchKeyEvent", {"type": "keyDown", **event})
-            self._devtools("Input.dispatchKeyEvent", {"type": "keyUp", **event})
+            self.devtools("Input.dispatchKeyEvent", {"type": "keyDown", **event})
+            self.devtools("Input.dispatchKeyEvent", {"type": "keyUp", **event})
 
-    def _devtools(self, command, parameters):
+    def devtools(self, command, parameters):
+        """The answer to a command of the DevTools protocol."""
         return self._call("POST", f"/{self._session}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def end(self):

@@ -2,14 +2,20 @@
 //!
 //! Bounded: `journal.entries` entries, each at most [`EVIDENCE`] bytes of evidence and
 //! [`TEXT`] bytes for each other text, about 12 KiB in all. Shared by all workers behind a lock
-//! that only failures and operators take.
+//! that only failures and operators take. With `journal.file` they are written to a file as well
+//! ([`file`]), and read from there when the process starts again ([`past`]).
+
+pub mod file;
+pub mod past;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use self::file::{Dropped, Settings, Writer};
 use super::log::FailureLine;
 use crate::failure::{Kind, Outcome, Phase, Protocol};
 
@@ -17,6 +23,8 @@ use crate::failure::{Kind, Outcome, Phase, Protocol};
 pub const EVIDENCE: usize = 8 * 1024;
 /// Most bytes of any other text that an entry keeps.
 pub const TEXT: usize = 1024;
+/// What a file says beyond it is no number of ours.
+const MOST_NUMBER: u64 = 1 << 52;
 
 /// One failure.
 #[derive(Clone, Debug)]
@@ -76,7 +84,8 @@ impl Entry {
     }
 
     /// The entry as JSON; what there is nothing of is left out.
-    fn describe(&self, number: u64) -> Value {
+    #[must_use]
+    pub fn describe(&self, number: u64) -> Value {
         let mut fields = json!({
             "number": number,
             "time_ms": self.time_ms,
@@ -128,11 +137,38 @@ pub struct Query {
 }
 
 impl Query {
-    fn matches(&self, entry: &Entry) -> bool {
-        self.request_id.as_deref().is_none_or(|id| entry.request_id.starts_with(id))
-            && self.kind.as_deref().is_none_or(|kind| kind == entry.kind.name())
-            && self.upstream.as_deref().is_none_or(|upstream| upstream == entry.upstream())
+    fn matches(&self, entry: &Record) -> bool {
+        let (id, kind, upstream) = match entry {
+            Record::New(entry) => (&*entry.request_id, entry.kind.name(), entry.upstream()),
+            Record::Past(entry) => {
+                let text = |name| past::text(entry, name).unwrap_or_default();
+                (text("request_id"), text("kind"), text("upstream"))
+            }
+        };
+        self.fits(id, kind, upstream)
     }
+
+    /// Whether this entry of a file is asked for.
+    #[must_use]
+    pub fn wants(&self, entry: &Value) -> bool {
+        let text = |name| past::text(entry, name).unwrap_or_default();
+        self.fits(text("request_id"), text("kind"), text("upstream"))
+    }
+
+    fn fits(&self, request_id: &str, kind: &str, upstream: &str) -> bool {
+        self.request_id.as_deref().is_none_or(|id| request_id.starts_with(id))
+            && self.kind.as_deref().is_none_or(|wanted| wanted == kind)
+            && self.upstream.as_deref().is_none_or(|wanted| wanted == upstream)
+    }
+}
+
+/// A failure in the journal.
+#[derive(Clone, Debug)]
+enum Record {
+    /// Of this process.
+    New(Arc<Entry>),
+    /// Of one before it, as it stands in the file.
+    Past(Arc<Value>),
 }
 
 /// The last failures.
@@ -144,8 +180,9 @@ pub struct Journal {
 
 #[derive(Debug, Default)]
 struct Ring {
-    entries: VecDeque<(u64, Entry)>,
+    entries: VecDeque<(u64, Record)>,
     next: u64,
+    writer: Option<Writer>,
 }
 
 impl Journal {
@@ -155,18 +192,51 @@ impl Journal {
         Journal { capacity, ring: Mutex::default() }
     }
 
+    /// A journal that goes on where the file's last process stopped, and is written to the file.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn with_file(capacity: usize, settings: Settings, dropped: Dropped) -> io::Result<Self> {
+        let past = past::last(&settings.path, capacity, |_| true)?;
+        let (file, found) = (settings.path.display().to_string(), past.entries.len());
+        tracing::info!(file, found, unreadable = past.skipped, "the journal goes on");
+        let writer = Writer::start(settings, dropped)?;
+        let journal = Journal::new(capacity);
+        let mut ring = journal.lock();
+        for entry in past.entries {
+            // Numbers grow, whatever a file says: two processes may have written at once.
+            let said = entry.get("number").and_then(Value::as_u64).unwrap_or_default();
+            let number = ring.next.max(said.min(MOST_NUMBER));
+            ring.next = number + 1;
+            ring.entries.push_back((number, Record::Past(Arc::new(entry))));
+        }
+        ring.writer = Some(writer);
+        drop(ring);
+        Ok(journal)
+    }
+
     /// Adds a failure; the oldest makes room for it.
     pub fn push(&self, entry: Entry) {
+        let entry = Arc::new(entry);
         let mut ring = self.lock();
+        let number = ring.next;
+        ring.next += 1;
+        if let Some(writer) = &ring.writer {
+            writer.write(number, &entry);
+        }
         if self.capacity == 0 {
             return;
         }
         if ring.entries.len() >= self.capacity {
             ring.entries.pop_front();
         }
-        let number = ring.next;
-        ring.next += 1;
-        ring.entries.push_back((number, entry));
+        ring.entries.push_back((number, Record::New(entry)));
+    }
+
+    /// The file has all failures, or as many as it gets; there are no more to come.
+    pub fn finish(&self) {
+        let writer = self.lock().writer.take();
+        writer.into_iter().for_each(Writer::finish);
     }
 
     /// The number that the next failure gets: how many there were.
@@ -188,7 +258,17 @@ impl Journal {
             .cloned()
             .collect();
         // Made into JSON outside the lock: an operator who reads does not hold up a failure.
-        found.iter().map(|(number, entry)| entry.describe(*number)).collect()
+        let describe = |(number, record): &(u64, Record)| match record {
+            Record::New(entry) => entry.describe(*number),
+            Record::Past(entry) => {
+                let mut entry = Value::clone(entry);
+                if let Value::Object(fields) = &mut entry {
+                    fields.insert("number".to_owned(), (*number).into());
+                }
+                entry
+            }
+        };
+        found.iter().map(describe).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -198,11 +278,11 @@ impl Journal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::failure::Failure;
 
-    fn entry(id: &str, kind: Kind, evidence: usize) -> Entry {
+    pub(in crate::telemetry::journal) fn entry(id: &str, kind: Kind, evidence: usize) -> Entry {
         let failure = Failure::new(kind, Phase::Head)
             .at_upstream(&"app".into())
             .with_source(std::io::Error::other("boom"))

@@ -1,0 +1,223 @@
+//! From an endpoint to something that a request can travel on: an idle connection, a place on a
+//! shared one, or a new one as far as the limits allow.
+
+use std::rc::Rc;
+
+use super::http2::session::{Lease, Session};
+use super::pool::{Connection, Pool, Ticket};
+use super::proxy_protocol::Told;
+use super::set::Member;
+use super::shared::Shared;
+use super::stream::Stream;
+use super::tls::{self, Purpose};
+use super::view::{Choice, Endpoint, Speaks};
+use super::{Upstream, model};
+use crate::failure::{Failure, Kind, Phase};
+
+/// What a request finds that needs a connection of its own.
+enum Own {
+    /// An idle connection.
+    Taken(Connection),
+    /// A place for a new one.
+    Free(Ticket),
+}
+
+/// What a request finds that can share a connection.
+enum Way {
+    /// A place on one.
+    Lease(Lease),
+    /// One that is on its way.
+    Coming,
+    /// A place for a new one.
+    New(Ticket),
+}
+
+/// What a request travels on.
+#[derive(Debug)]
+pub enum Link {
+    /// An HTTP/1.1 connection of its own.
+    Http1(Connection),
+    /// A place on a shared HTTP/2 connection.
+    Http2(Lease),
+}
+
+/// What a request needs of its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// An open one if there is one.
+    Any,
+    /// A new one: the last one was stale.
+    Fresh,
+    /// A new HTTP/1.1 connection, to be upgraded.
+    Upgrade,
+}
+
+impl Upstream {
+    /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
+    ///
+    /// # Errors
+    /// The failure, complete with upstream and endpoint names. No byte of the request has been
+    /// sent then.
+    pub async fn link(
+        &self,
+        choice: &Choice,
+        need: Need,
+        told: Option<&Told>,
+    ) -> Result<Link, Failure> {
+        let need = match need {
+            // A connection that has told one client's address serves no other one.
+            Need::Any if self.shared.settings.proxy_protocol.is_some() => Need::Fresh,
+            need => need,
+        };
+        let endpoint = &*choice.endpoint;
+        if need == Need::Any
+            && self.pending.is_free_to_try(endpoint.sessions.line())
+            && endpoint.speaks.get() != Speaks::Http2
+            && let Some(connection) = endpoint.pool.take()
+        {
+            return Ok(Link::Http1(connection));
+        }
+        // Boxed, because a request on an idle connection shall not carry the room for a handshake.
+        let link = Box::pin(async {
+            match (need, endpoint.speaks.get()) {
+                (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None).await,
+                (Need::Any, Speaks::Http1) => {
+                    self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool)).await
+                }
+                (Need::Fresh, Speaks::Http1) => {
+                    self.open_http1(choice, Purpose::Requests, told, None).await
+                }
+                (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
+                    self.join(choice).await
+                }
+            }
+        });
+        link.await.map_err(|failure| self.place(choice, failure))
+    }
+
+    /// A new connection, or an idle one of this pool that comes back while there is no room.
+    async fn open_http1(
+        &self,
+        choice: &Choice,
+        purpose: Purpose,
+        told: Option<&Told>,
+        pool: Option<&Pool>,
+    ) -> Result<Link, Failure> {
+        let endpoint = &*choice.endpoint;
+        let line = endpoint.sessions.line();
+        let found = self.pending.wait(line, || match pool.and_then(Pool::take) {
+            Some(connection) => Some(Own::Taken(connection)),
+            None => self.make_room(endpoint).map(Own::Free),
+        });
+        let ticket = match found.await? {
+            Own::Taken(connection) => return Ok(Link::Http1(connection)),
+            Own::Free(ticket) => ticket,
+        };
+        let stream = self.connect(choice, purpose, told).await?;
+        Ok(Link::Http1(Connection::new(stream, ticket)))
+    }
+
+    /// A place for a connection to this endpoint: a free one, or that of an idle connection to
+    /// whatever endpoint; if this one has as many as it may, to this one.
+    fn make_room(&self, endpoint: &Endpoint) -> Option<Ticket> {
+        let Shared { settings, metrics, room, .. } = &*self.shared;
+        let place = match room {
+            None => None,
+            Some(room) => match room.connection(&endpoint.member.used) {
+                None => return endpoint.evict(),
+                place => place,
+            },
+        };
+        let (share, most) = (self.pending.share(), settings.limits.connections);
+        let ticket = Ticket::take(share, most, metrics.connections());
+        let ticket = ticket.or_else(|| self.view().endpoints.iter().find_map(|at| at.evict()));
+        ticket.map(|ticket| ticket.at(place))
+    }
+
+    /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
+    async fn join(&self, choice: &Choice) -> Result<Link, Failure> {
+        let sessions = &choice.endpoint.sessions;
+        // What nobody but this endpoint's requests can use.
+        let own = || match sessions.take() {
+            Some(lease) => Some(Way::Lease(lease)),
+            None => sessions.is_opening().then_some(Way::Coming),
+        };
+        let mut deadline = None;
+        loop {
+            let way = match sessions.line().is_empty().then(own).flatten() {
+                Some(way) => way,
+                None => {
+                    let take = || own().or_else(|| self.make_room(&choice.endpoint).map(Way::New));
+                    self.pending.wait_in(sessions.line(), &mut deadline, take).await?
+                }
+            };
+            if !(matches!(way, Way::New(_)) || self.pending.is_empty()) {
+                self.pass_on();
+            }
+            match way {
+                Way::Lease(lease) => {
+                    sessions.pass_on();
+                    return Ok(Link::Http2(lease));
+                }
+                Way::Coming => sessions.opened().await?,
+                Way::New(ticket) => {
+                    if let Some(link) = self.open_http2(choice, ticket).await? {
+                        return Ok(link);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Wakes whoever can use what a request was woken for and did not need.
+    fn pass_on(&self) {
+        let Shared { settings, open, .. } = &*self.shared;
+        let is_idle =
+            |endpoint: &Rc<Endpoint>| !endpoint.pool.is_empty() || endpoint.sessions.has_idle();
+        if open.is_below(settings.limits.connections) {
+            open.one_closed();
+        } else if self.view().endpoints.iter().any(is_idle) {
+            self.pending.returned();
+        }
+    }
+
+    /// A place on a new connection, or all of it if it turns out to speak HTTP/1.1.
+    async fn open_http2(&self, choice: &Choice, ticket: Ticket) -> Result<Option<Link>, Failure> {
+        let endpoint = &choice.endpoint;
+        let mut plain = None;
+        let lease = endpoint.sessions.open(async {
+            // Many clients share it: it can be for none of them (the configuration sees to that).
+            let stream = self.connect(choice, Purpose::Requests, None).await?;
+            let agreed = stream.alpn_agreed_on(tls::HTTP_2);
+            let strict = self.shared.settings.protocol == model::UpstreamProtocol::Http2;
+            if agreed == Some(false) {
+                if strict {
+                    let failure = Failure::new(Kind::TlsProtocolError, Phase::Tls);
+                    return Err(failure.with_source("the endpoint did not agree on h2 by ALPN"));
+                }
+                endpoint.speaks.set(Speaks::Http1);
+                plain = Some(Connection::new(stream, ticket));
+                return Ok(None);
+            }
+            endpoint.speaks.set(Speaks::Http2);
+            Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
+        });
+        let lease = lease.await?;
+        Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))
+    }
+
+    async fn connect(
+        &self,
+        choice: &Choice,
+        purpose: Purpose,
+        told: Option<&Told>,
+    ) -> Result<Stream, Failure> {
+        let Member { target, metrics, .. } = &*choice.endpoint.member;
+        let result = target.connect(&self.shared.settings, purpose, told).await;
+        metrics.connected(result.is_ok());
+        let set = &choice.view.set;
+        set.roster.connected(choice.at, result.is_ok());
+        set.tell_whether_up(choice.at);
+        result
+    }
+}
