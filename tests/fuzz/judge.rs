@@ -99,9 +99,10 @@ fn chunks(bytes: &[u8], strict: bool) -> Option<(Vec<u8>, Option<usize>)> {
 
 /// The requests that an upstream has got, each in the one form; the last one may be cut off.
 /// Those behind one that became a WebSocket are none.
-fn requests(bytes: &[u8], switched: bool) -> Vec<Request> {
+fn requests(seen: &Seen) -> Vec<Request> {
+    let bytes = &*seen.bytes;
     let mut found = Vec::new();
-    let mut at = 0;
+    let (mut at, mut answered) = (0, 0);
     while let Some(head) = find(&bytes[at..], b"\r\n\r\n") {
         let head = &bytes[at..at + head + 2];
         let text = || head.escape_ascii().to_string();
@@ -139,7 +140,8 @@ fn requests(bytes: &[u8], switched: bool) -> Vec<Request> {
         // It may be answered before it is whole.
         let is_cut = end.is_none();
         at = behind + end.unwrap_or(content.len());
-        let upgrade = switched && !all("upgrade").is_empty();
+        let status = final_answer(seen, &mut answered, words[0]).map(|answer| answer.status);
+        let upgrade = status == Some(101) && !all("upgrade").is_empty();
         found.push(Request {
             method: words[0].to_owned(),
             id: String::from_utf8_lossy(all("x-request-id")[0]).into_owned(),
@@ -213,22 +215,23 @@ fn answer(bytes: &[u8], method: &str, end: Option<End>) -> Option<Answer> {
 
 /// The whole final answers of an upstream's connection, by the id of their request.
 fn answers(seen: &Seen, requests: &[Request], into: &mut HashMap<String, (String, Vec<Answer>)>) {
-    let end = if seen.finished { Some(End::Fin) } else { None };
     let mut at = 0;
     for request in requests {
         let (_, known) =
             into.entry(request.id.clone()).or_insert_with(|| (request.method.clone(), Vec::new()));
-        loop {
-            let Some(answer) = answer(&seen.sent[at..], &request.method, end) else { return };
-            if !answer.whole {
-                return;
-            }
-            at += answer.end;
-            let is_final = answer.status >= 200 || answer.status == 101;
-            if is_final {
-                known.push(answer);
-                break;
-            }
+        let Some(answer) = final_answer(seen, &mut at, &request.method) else { return };
+        known.push(answer);
+    }
+}
+
+/// The next whole final answer that an upstream has written, behind interim ones.
+fn final_answer(seen: &Seen, at: &mut usize, method: &str) -> Option<Answer> {
+    let end = seen.finished.then_some(End::Fin);
+    loop {
+        let answer = answer(seen.sent.get(*at..)?, method, end).filter(|answer| answer.whole)?;
+        *at += answer.end;
+        if answer.status >= 200 || answer.status == 101 {
+            return Some(answer);
         }
     }
 }
@@ -243,8 +246,7 @@ pub fn judge(number: usize, outcome: &Outcome) {
     }
     let mut known = HashMap::new();
     for upstream in upstreams {
-        let switched = find(&upstream.sent, b"HTTP/1.1 101 ").is_some();
-        let requests = requests(&upstream.bytes, switched);
+        let requests = requests(upstream);
         answers(upstream, &requests, &mut known);
         if let Some(last) = requests.last().filter(|last| last.upgrade) {
             from_client(&upstream.bytes[last.end..]);
