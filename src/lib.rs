@@ -31,6 +31,7 @@ pub mod failure;
 pub mod failures;
 pub mod forward;
 pub mod listen;
+pub mod net;
 pub mod operator;
 pub mod route;
 pub mod server;
