@@ -1,6 +1,7 @@
 //! An HTTP/2 connection: hyper's server. A response that is cut off becomes RST_STREAM, the other
 //! streams go on.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -35,19 +36,48 @@ const LOCAL_RESETS: usize = 1024;
 
 /// Runs a connection's streams on the connection's own thread, and ends those whose client does not
 /// take what it is sent for longer than this.
-#[derive(Clone, Copy, Debug)]
-struct Here(Duration);
+#[derive(Clone, Debug)]
+struct Here {
+    limit: Duration,
+    open: Streams,
+}
 
 impl<F> Executor<F> for Here
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        let limit = self.0;
+        let (limit, stream) = (self.limit, self.open.one_more());
         tokio::task::spawn_local(async move {
             let future = pin!(future);
             taken(future, limit).await;
+            drop(stream);
         });
+    }
+}
+
+/// How many streams of a connection are open, WebSockets among them.
+#[derive(Clone, Debug, Default)]
+struct Streams(Rc<Cell<usize>>);
+
+/// One of them.
+struct Stream(Streams);
+
+impl Streams {
+    fn one_more(&self) -> Stream {
+        self.0.set(self.0.get() + 1);
+        Stream(self.clone())
+    }
+
+    fn are_none(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Stream(Streams(count)) = self;
+        count.set(count.get().saturating_sub(1));
     }
 }
 
@@ -77,6 +107,7 @@ struct Tunnel {
     client: Rc<Client>,
     worker: Rc<Worker>,
     drain: Drain,
+    open: Stream,
 }
 
 impl Tunnel {
@@ -95,6 +126,7 @@ impl Tunnel {
                 // The client reset the stream while its answer was on the way.
                 Ok(Err(_)) | Err(_) => self.worker.metrics.client(ClientFailure::Gone),
             }
+            drop(self.open);
         });
     }
 }
@@ -119,6 +151,8 @@ pub async fn serve(
     let (service_current, service_drain) = (Rc::clone(current), drain.clone());
     let (counted, requests) = (Rc::clone(&client), Rc::clone(&client));
     let most = limits.requests_per_connection;
+    let (open, idle_time) = (Streams::default(), limits.head_timeout);
+    let tunnels = open.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         counted.requests.set(counted.requests.get() + 1);
         let worker = service_current.get();
@@ -128,6 +162,7 @@ pub async fn serve(
             client: Rc::new(Client::new(client.peer.clone())),
             worker: Rc::clone(&worker),
             drain: service_drain.clone(),
+            open: tunnels.one_more(),
         });
         let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
         let entrance = Rc::clone(&client.peer.entrance);
@@ -141,7 +176,8 @@ pub async fn serve(
             Ok::<_, Infallible>(response)
         }
     });
-    let mut builder = http2::Builder::new(Here(limits.write_timeout));
+    let here = Here { limit: limits.write_timeout, open: open.clone() };
+    let mut builder = http2::Builder::new(here);
     builder
         .enable_connect_protocol()
         .timer(TokioTimer::new())
@@ -162,13 +198,25 @@ pub async fn serve(
     let leaving = drain.leaving();
     tokio::pin!(leaving);
     let mut draining = false;
+    let (mut idle, mut idles) = (Deadline::new(), false);
     let ended = poll_fn(|cx| {
         if !draining && leaving.as_mut().poll(cx).is_ready() {
             draining = true;
             Pin::as_mut(&mut connection).graceful_shutdown();
         }
         let polled = connection.as_mut().poll(cx);
-        if draining || polled.is_ready() || requests.requests.get() < most {
+        if draining || polled.is_ready() {
+            return polled;
+        }
+        // hyper keeps a connection without streams for as long as its client answers pings.
+        match (open.are_none(), idles) {
+            (true, false) => idle.set(idle_time),
+            (false, true) => idle.clear(),
+            (true, true) | (false, false) => {}
+        }
+        idles = open.are_none();
+        let is_idle = idles && idle.poll(cx).is_ready();
+        if requests.requests.get() < most && !is_idle {
             return polled;
         }
         // GOAWAY (RFC 9113 §6.8): what is open is answered, what comes later goes elsewhere.

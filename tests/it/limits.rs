@@ -141,6 +141,35 @@ fn an_idle_connection_is_closed_after_the_head_timeout_whatever_it_was_answered(
 }
 
 #[test]
+fn an_http2_connection_without_streams_is_told_to_go_and_one_with_a_stream_is_not() {
+    let held = Script::read_head()
+        .until_client_saw_head()
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::playing([held]);
+    let seawall = limited(&upstream, "head_timeout: 300ms");
+    let mut busy = http2::connect(seawall.address());
+    busy.write_all(&http2::request(1, END_STREAM, GET)).unwrap();
+    seawall.until("the app has the request", |_| (!upstream.requests().is_empty()).then_some(()));
+    // This one has nothing to do, and is gone first although it came later.
+    let mut idle = http2::connect(seawall.address());
+    let mut told = false;
+    while let Some(frame) = Http2.next(&mut idle) {
+        told |= frame.kind == GOAWAY;
+    }
+    assert!(told);
+    upstream.gate().open();
+    let mut kinds = Vec::new();
+    while let Some(frame) = Http2.next(&mut busy) {
+        kinds.push(frame.kind);
+    }
+    let answered = kinds.iter().position(|kind| *kind == HEADERS).unwrap();
+    let leaves = kinds.iter().position(|kind| *kind == GOAWAY).unwrap();
+    assert!(answered < leaves, "{kinds:?}: it was served, and left when it had been idle");
+    let failures = seawall.cells("seawall_client_failures_total");
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[test]
 fn one_address_has_its_share_of_connections() {
     let upstream = Upstream::healthy();
     let seawall = limited(&upstream, "per_address: 2");
