@@ -245,8 +245,9 @@ class Task:
         plan = self.plan(size=self.random.choice([22, 300_000]), pieces=3, pause=0.02, framing="chunked")
         stream = await wire.connect(self.clients.port)
         await stream.send(self.head("GET", f"/h/{plan.number}"))
+        await plan.seen.wait()
         stream.writer.write_eof()
-        # A client that will not send any more counts as gone, as it does for nginx; an answer that was there is whole.
+        # A client that will not send any more counts as gone; an answer that was there already is whole.
         try:
             answer = await wire.read_answer(stream.reader)
         except wire.ENDS:
