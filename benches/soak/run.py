@@ -56,10 +56,10 @@ routes:
 class Seawall:
     """The proxy under test, and what /proc and /metrics say of it."""
 
-    def __init__(self, binary, processes, directory, **ports):
+    def __init__(self, binary, processes, directory, config=CONFIG, **ports):
         self.port, self.admin = free_port(), free_port()
         file = directory / "soak.yaml"
-        file.write_text(CONFIG.format(port=self.port, admin=self.admin, **ports))
+        file.write_text(config.format(port=self.port, admin=self.admin, **ports))
         self.process = processes.start("seawall", [binary, "-c", file])
         self.process.wait_for_port(self.port).wait_for_port(self.admin)
 

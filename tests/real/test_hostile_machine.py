@@ -7,14 +7,13 @@ import os
 import resource
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
 
 from support import http1
 from support.load import Load
-from support.processes import APPS, free_port, listens
+from support.processes import free_port, listens, uvicorn
 from support.seawall import BINARY
 from support.metrics import Metrics
 from support.waiting import until
@@ -108,9 +107,8 @@ def fails(hosted, count):
 
 
 @pytest.fixture
-def app(processes, port):
-    argv = [sys.executable, "-m", "uvicorn", "--app-dir", APPS, "--port", port, "--no-access-log", "asgi_app:app"]
-    processes.start("uvicorn", argv, {"EVENTS": os.devnull, "GATE": os.devnull}).wait_for_port(port)
+def app(processes, events, port):
+    uvicorn(processes, events, port)
     return port
 
 
@@ -140,11 +138,13 @@ def test_without_free_files_clients_wait_and_are_served_when_there_are_some(host
 
 
 def test_a_connection_to_the_upstream_for_which_there_is_no_file_is_our_own_failure(hosted, log, app):
-    seawall = hosted(app, log, preexec=limit_files(64), more=", ejection: { consecutive_failures: 1 }")
+    more = ", ejection: { consecutive_failures: 1 }, health: { path: /, interval: 200ms, unhealthy: 1 }"
+    seawall = hosted(app, log, preexec=limit_files(64), more=more)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(http1.Client(seawall.port))
         other = [stack.enter_context(http1.Client(seawall.port)) for _ in range(100)]
         until(lambda: seawall.files() >= 64, "every file is used")
+        until(lambda: said(log, "a health check could not be made"), "health checks have no file either")
         for _ in range(3):
             answer = first.request("POST", "/", b"")
             assert (answer.status, answer.error) == (500, "proxy_internal_error")
@@ -155,6 +155,7 @@ def test_a_connection_to_the_upstream_for_which_there_is_no_file_is_our_own_fail
     assert kinds == {"proxy_internal_error": 3}
     assert metrics.total("seawall_endpoint_ejections_total") == 0
     assert metrics.total("seawall_endpoint_up") == 1
+    assert metrics.total("seawall_health_checks_total", result="failed") == 0
     assert "Too many open files" in said(log, "upstream failure")[0]["error"]
     seawall.end()
 
