@@ -25,8 +25,9 @@ class Clients:
         self.over = False
         self.doing = {}
 
-    async def run(self, tasks, seconds):
-        running = [asyncio.ensure_future(self._task(number)) for number in range(tasks)]
+    async def run(self, tasks, seconds, part):
+        self.over = False
+        running = [asyncio.ensure_future(self._task(f"{part} {number}")) for number in range(tasks)]
         done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
         self.over = True
         done, pending = await asyncio.wait(running, timeout=60)

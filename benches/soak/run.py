@@ -53,6 +53,12 @@ routes:
 """
 
 
+# The load pauses after each part, so that memory can be compared at rest: what it is under load is what the load is.
+PARTS = 5
+# Seconds until nothing is open that was not at the start: keep_alive, and a sweep each second.
+KEPT = 3.5
+
+
 class Seawall:
     """The proxy under test, and what /proc and /metrics say of it."""
 
@@ -108,6 +114,12 @@ async def sample(seawall, samples):
         await asyncio.sleep(0.5)
 
 
+async def rest(seawall):
+    """The memory without load, once idle connections are closed."""
+    await asyncio.sleep(KEPT)
+    return seawall.memory()
+
+
 async def soak(options, directory):
     processes = Processes(directory)
     tally, samples = Tally(), []
@@ -123,12 +135,15 @@ async def soak(options, directory):
         beside = [asyncio.ensure_future(app.live_and_die()), asyncio.ensure_future(sample(seawall, samples))]
         clients = Clients(seawall.port, origin, tally, options.seed)
         began = time.monotonic()
-        await clients.run(options.clients, options.seconds)
+        rests = []
+        for part in range(PARTS):
+            await clients.run(options.clients, options.seconds / PARTS, part)
+            rests.append(await rest(seawall))
         seconds = time.monotonic() - began
         for task in beside:
             task.cancel()
         tally.injected["app server: SIGKILL and restart"] = app.killed
-        result = report.Result(options, tally, start, samples, seconds)
+        result = report.Result(options, tally, start, samples, rests, seconds)
         await asyncio.to_thread(result.settle, seawall)
         assert seawall.process.terminate() == 0, "seawall ends in order"
         if "panicked at" in seawall.process.text():
