@@ -11,6 +11,7 @@ use crate::config::model::Config;
 use crate::config::{self, Diagnostics};
 use crate::demo;
 use crate::failures;
+use crate::operator;
 use crate::server::notify;
 use crate::server::sockets::Inherited;
 use crate::server::takeover::{self, Invocation, TakeoverError};
@@ -73,6 +74,8 @@ enum Command {
     Schema,
     /// Print the failures that a running seawall remembers, the newest last
     Failures(failures::Options),
+    /// Exit with 0 if a running seawall takes requests (/readyz), with 1 if not
+    Ready(operator::ReadyOptions),
     /// Show what clients see of each kind of failure, without and with seawall
     Demo {
         /// Print the table and exit: 0 if every row is as promised, 1 if not
@@ -93,6 +96,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(trouble) => {
                 eprintln!("seawall failures: {trouble}");
+                ExitCode::FAILURE
+            }
+        },
+        Some(Command::Ready(options)) => match operator::ready(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("seawall ready: {why}");
                 ExitCode::FAILURE
             }
         },

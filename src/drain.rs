@@ -133,6 +133,22 @@ mod tests {
         drain.begun().await;
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn nobody_misses_a_drain_that_begins_while_they_begin_to_wait() {
+        for _ in 0..500 {
+            let (drainer, drain) = Drainer::new();
+            let waiting: Vec<_> = (0..8).map(|_| tokio::spawn(drain.clone().begun())).collect();
+            let begin = tokio::spawn(async move {
+                drainer.begin();
+                drainer
+            });
+            for waiter in waiting {
+                waiter.await.unwrap();
+            }
+            drop(begin.await.unwrap());
+        }
+    }
+
     #[tokio::test]
     async fn leaving_comes_before_the_end_and_a_plain_drain_is_both() {
         let (drainer, drain) = Drainer::new();

@@ -10,8 +10,7 @@
 mod file;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -19,14 +18,11 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
+use crate::operator::{Place, authorization};
 use crate::telemetry::journal::Query;
 
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often `--follow` asks.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Most bytes of one answer: as many entries as are asked for, each as large as it may be.
-const MOST: u64 = 64 * 1024 * 1024;
 /// Most entries that `--follow` asks for at a time.
 const BURST: usize = 1000;
 
@@ -158,7 +154,7 @@ fn ask(options: &Options, printer: Printer) -> Result<(), Trouble> {
     }
     let (mut next, mut limit) = (0, options.limit);
     loop {
-        let entries = place.entries(&query(options, limit))?;
+        let entries = entries(&place, &query(options, limit))?;
         let newest = entries.first().map(number);
         // Numbers that begin anew are those of a seawall that was restarted.
         if newest.is_some_and(|newest| newest + 1 < next) {
@@ -173,6 +169,22 @@ fn ask(options: &Options, printer: Printer) -> Result<(), Trouble> {
         next = newest.map_or(next, |newest| newest + 1);
         limit = BURST;
         thread::sleep(PERIOD);
+    }
+}
+
+fn entries(place: &Place, query: &str) -> Result<Vec<Value>, Trouble> {
+    let target = format!("/failures?{query}");
+    let asked = place.get(&target);
+    let (status, content) = asked.map_err(|error| Trouble::Ask(place.authority.clone(), error))?;
+    let wrong = |what: String| Trouble::Answer(place.authority.clone(), what);
+    if status != 200 {
+        let said = visible(&String::from_utf8_lossy(&content));
+        return Err(wrong(format!("{status}: {}", said.trim())));
+    }
+    match serde_json::from_slice(&content) {
+        Ok(Value::Array(entries)) => Ok(entries),
+        Ok(_) => Err(wrong("something that is no journal".into())),
+        Err(error) => Err(wrong(format!("something that is no journal: {error}"))),
     }
 }
 
@@ -194,74 +206,6 @@ fn query(options: &Options, limit: usize) -> String {
         }
     }
     query
-}
-
-/// Where to ask.
-struct Place {
-    authority: String,
-    /// A field line, or nothing.
-    authorization: String,
-}
-
-/// The field that brings the token in the first line of this file (RFC 6750 §2.1).
-fn authorization(file: &Path) -> io::Result<String> {
-    let text = std::fs::read_to_string(file)?;
-    let token = text.lines().next().unwrap_or_default().trim();
-    // Anything else could end the line.
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(io::Error::other("its first line is no token"));
-    }
-    Ok(format!("Authorization: Bearer {token}\r\n"))
-}
-
-impl Place {
-    fn parse(url: &str) -> Option<Self> {
-        let authority = url.strip_prefix("http://")?.trim_end_matches('/');
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-        let port = authority.rsplit_once(':')?.1;
-        (authority.chars().all(plain) && port.parse::<u16>().is_ok())
-            .then(|| Place { authority: authority.into(), authorization: String::new() })
-    }
-
-    fn entries(&self, query: &str) -> Result<Vec<Value>, Trouble> {
-        let answer =
-            self.ask(query).map_err(|error| Trouble::Ask(self.authority.clone(), error))?;
-        let wrong = |what: String| Trouble::Answer(self.authority.clone(), what);
-        let (status, content) = parted(&answer).ok_or_else(|| wrong("no HTTP".into()))?;
-        if status != 200 {
-            let said = visible(&String::from_utf8_lossy(content));
-            return Err(wrong(format!("{status}: {}", said.trim())));
-        }
-        match serde_json::from_slice(content) {
-            Ok(Value::Array(entries)) => Ok(entries),
-            Ok(_) => Err(wrong("something that is no journal".into())),
-            Err(error) => Err(wrong(format!("something that is no journal: {error}"))),
-        }
-    }
-
-    fn ask(&self, query: &str) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(&*self.authority)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let head = format!(
-            "GET /failures?{query} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
-            self.authority, self.authorization
-        );
-        stream.write_all(head.as_bytes())?;
-        let mut answer = Vec::new();
-        stream.take(MOST).read_to_end(&mut answer)?;
-        Ok(answer)
-    }
-}
-
-/// The status and the content of an answer that ended with its connection.
-fn parted(answer: &[u8]) -> Option<(u16, &[u8])> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut fields);
-    match response.parse(answer) {
-        Ok(httparse::Status::Complete(head)) => Some((response.code?, answer.get(head..)?)),
-        _ => None,
-    }
 }
 
 /// How entries are written.
@@ -428,16 +372,6 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(utc(seconds * 1000), expected);
-        }
-    }
-
-    #[test]
-    fn only_an_address_can_be_asked() {
-        for url in ["http://127.0.0.1:9900", "http://[::1]:9900/", "http://admin.internal:80"] {
-            assert!(Place::parse(url).is_some(), "{url}");
-        }
-        for url in ["127.0.0.1:9900", "https://a:1", "http://a", "http://a:1/x", "http://a:1 b:2"] {
-            assert!(Place::parse(url).is_none(), "{url}");
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | floor | modules | |
 //! | --- | --- | --- |
 //! | 7 | [`command`] | the command line, signals |
-//! | 6 | [`server`], [`failures`] | workers, drain; the journal in a terminal |
+//! | 6 | [`server`], [`operator`], [`failures`] | workers, drain; a running seawall asked from a terminal |
 //! | 5 | [`listen`], [`admin`], [`demo`] | sockets of clients and operators; the demonstration |
 //! | 4 | [`forward`], [`route`] | one request from its head to the end of its response |
 //! | 3 | [`upstream`], [`websocket`] | connections and HTTP/1.1 exchanges; the frame-aware relay |
@@ -31,6 +31,8 @@ pub mod failure;
 pub mod failures;
 pub mod forward;
 pub mod listen;
+pub mod net;
+pub mod operator;
 pub mod route;
 pub mod server;
 pub mod telemetry;

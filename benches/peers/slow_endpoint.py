@@ -117,10 +117,10 @@ def proxies(directory, apps, seawall):
         yield name, [seawall, "--config", file(f"{port}.yaml", text)], port
 
 
-def paced(port, rate, seconds):
+def paced(port, rate, seconds, path="/"):
     """Microseconds of each answer."""
     wanted = {
-        "port": port, "rate": rate, "seconds": seconds, "path": "/", "content": 0,
+        "port": port, "rate": rate, "seconds": seconds, "path": path, "content": 0,
         "tls": False, "http2": False, "close": False, "fails": False,
     }  # fmt: skip
     command = [tool("taskset"), "--cpu-list", LOAD_CORE, sys.executable, HERE / "pace.py", json.dumps(wanted)]

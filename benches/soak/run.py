@@ -54,7 +54,7 @@ routes:
 
 
 # The load pauses after each part, so that memory can be compared at rest: what it is under load is what the load is.
-PARTS = 5
+PARTS, PARTS_OF_A_SHORT_RUN = 5, 2
 # Seconds until nothing is open that was not at the start: keep_alive, and a sweep each second.
 KEPT = 3.5
 
@@ -136,8 +136,9 @@ async def soak(options, directory):
         clients = Clients(seawall.port, origin, tally, options.seed)
         began = time.monotonic()
         rests = []
-        for part in range(PARTS):
-            await clients.run(options.clients, options.seconds / PARTS, part)
+        parts = PARTS if options.minutes >= 1 else PARTS_OF_A_SHORT_RUN
+        for part in range(parts):
+            await clients.run(options.clients, options.seconds / parts, part)
             rests.append(await rest(seawall))
         seconds = time.monotonic() - began
         for task in beside:

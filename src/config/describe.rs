@@ -154,6 +154,7 @@ impl Config {
                 "handshake_timeout": duration_text(self.clients.handshake_timeout),
                 "head_timeout": duration_text(self.clients.head_timeout),
                 "body_timeout": duration_text(self.clients.body_timeout),
+                "body_rate": self.clients.body_rate,
                 "write_timeout": duration_text(self.clients.write_timeout),
                 "head": bytes_text(self.clients.head_bytes as u64),
                 "target": bytes_text(self.clients.target_bytes as u64),

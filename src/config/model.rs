@@ -538,13 +538,16 @@ pub struct Clients {
     pub head_timeout: Duration,
     /// How long request content may stand still. Default 30 s.
     pub body_timeout: Duration,
+    /// Fewest bytes a second of request content of known length, on average over the time that was
+    /// waited for it, once that is longer than `body_timeout`; 0 is no limit. Default 240.
+    pub body_rate: u64,
     /// How long a client may refuse to read its response. Default 60 s.
     pub write_timeout: Duration,
     /// Bytes of a request head. Default 64 KiB.
     pub head_bytes: usize,
     /// Bytes of a request target. Default 16 KiB.
     pub target_bytes: usize,
-    /// Field lines of a request head. Default 128.
+    /// Field lines of a request head. Default 100.
     pub fields: usize,
     /// Connections per worker. Default 16384.
     pub connections: usize,
@@ -562,6 +565,7 @@ impl Default for Clients {
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            body_rate: 240,
             write_timeout: Duration::from_secs(60),
             head_bytes: 64 * 1024,
             target_bytes: 16 * 1024,

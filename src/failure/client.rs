@@ -28,6 +28,8 @@ pub enum ClientFailure {
     WebsocketMessageTooBig,
     /// No TLS session in time, or none that both sides agree on.
     TlsHandshake,
+    /// An HTTP/2 connection broke RFC 9113, or was a flood of frames that cost more than they ask for.
+    Http2,
     /// A connection did not begin with the PROXY protocol header that it had to begin with.
     ProxyProtocol,
 }
@@ -47,6 +49,7 @@ impl ClientFailure {
         ClientFailure::WebsocketProtocolError,
         ClientFailure::WebsocketMessageTooBig,
         ClientFailure::TlsHandshake,
+        ClientFailure::Http2,
         ClientFailure::ProxyProtocol,
     ];
 
@@ -66,6 +69,7 @@ impl ClientFailure {
             ClientFailure::WebsocketProtocolError => "websocket_protocol_error",
             ClientFailure::WebsocketMessageTooBig => "websocket_message_too_big",
             ClientFailure::TlsHandshake => "tls_handshake_failed",
+            ClientFailure::Http2 => "http2_error",
             ClientFailure::ProxyProtocol => "proxy_protocol_error",
         }
     }
@@ -87,6 +91,7 @@ impl ClientFailure {
             | ClientFailure::WebsocketProtocolError
             | ClientFailure::WebsocketMessageTooBig
             | ClientFailure::TlsHandshake
+            | ClientFailure::Http2
             | ClientFailure::ProxyProtocol => None,
         }
     }

@@ -68,6 +68,25 @@ pub struct Relayed {
     pub _busy: Busy,
 }
 
+/// What flowing content did when it was polled last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// It gave something: whoever has it does not ask for more before the client has taken it.
+    Gave,
+    /// It waits for the upstream, whose own time limits count.
+    Waits,
+}
+
+thread_local! {
+    static LAST: Cell<Option<Last>> = const { Cell::new(None) };
+}
+
+/// What flowing content has done since this was asked last, on this thread: whoever polls a response
+/// asks before and after, and learns in whose hands it is.
+pub fn last() -> Option<Last> {
+    LAST.take()
+}
+
 /// How content ends.
 #[derive(Debug, Default)]
 pub enum Ending {
@@ -298,7 +317,11 @@ impl Body for Content {
                 }
                 None => held.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             }),
-            Inner::Relayed(relayed) => relayed.poll_frame(cx),
+            Inner::Relayed(relayed) => {
+                let polled = relayed.poll_frame(cx);
+                LAST.set(Some(if polled.is_ready() { Last::Gave } else { Last::Waits }));
+                polled
+            }
         }
     }
 

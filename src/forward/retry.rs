@@ -36,6 +36,7 @@ use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{
     Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
 };
+use crate::upstream::upload::ContentLimit;
 use crate::upstream::{Choice, InFlight, Link, Need, Outcome, balance, http1, http2};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -264,7 +265,11 @@ impl Attempts<'_> {
             framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
             asked: Asked { head: outgoing.parts.method == Method::HEAD, upgrade },
             expects_continue: outgoing.expects_continue,
-            content_limit: self.route.settings.request_body_bytes,
+            content_limit: ContentLimit {
+                bytes: self.route.settings.request_body_bytes,
+                least_rate: self.worker.clients.body_rate,
+                grace: self.worker.clients.body_timeout,
+            },
             client_timeout: self.worker.clients.body_timeout,
             head_timeout: self.head_timeout(),
         };

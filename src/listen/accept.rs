@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::detect::{Spoken, detect};
@@ -25,6 +24,7 @@ use crate::forward::Worker;
 use crate::forward::current::Current;
 use crate::forward::entrance::Entrance;
 use crate::forward::request::Peer;
+use crate::net::{TcpListener, TcpStream};
 use crate::upstream::proxy_protocol::Told;
 
 /// How long a failed accept is paused: out of descriptors, a busy loop would help nobody.

@@ -114,7 +114,7 @@ pub async fn serve(
         return None;
     }
     let upgraded = client.upgraded.take();
-    if client.ambiguous.get() && upgraded.is_none() {
+    if io.has_refused() && upgraded.is_none() {
         current.get().metrics.client(ClientFailure::BadRequest);
         let _ = timeout(LINGER, io.write_all(REFUSED)).await;
         close(io, true).await;

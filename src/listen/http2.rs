@@ -2,9 +2,11 @@
 //! streams go on.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -18,30 +20,55 @@ use tokio::time::timeout;
 
 use super::drain::Drain;
 use super::io::{ClientIo, Limits, Transport};
-use crate::failure::ClientFailure;
+use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
+use crate::forward::content;
 use crate::forward::current::Current;
 use crate::forward::request::Peer;
 use crate::forward::{Worker, handle, websocket};
+use crate::upstream::deadline::Deadline;
 
 /// Streams that the client has reset before we looked at them; one more is an attack.
 const PENDING_RESETS: usize = 20;
 /// Streams that we had to reset because the client broke the protocol; one more is an attack.
 const LOCAL_RESETS: usize = 1024;
 
-/// Runs a connection's streams on the connection's own thread.
+/// Runs a connection's streams on the connection's own thread, and ends those whose client does not
+/// take what it is sent for longer than this.
 #[derive(Clone, Copy, Debug)]
-struct Here;
+struct Here(Duration);
 
 impl<F> Executor<F> for Here
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
+        let limit = self.0;
         tokio::task::spawn_local(async move {
-            future.await;
+            let future = pin!(future);
+            taken(future, limit).await;
         });
     }
+}
+
+/// Runs a stream to its end, or until its client has not opened its window (RFC 9113 §5.2) for so long.
+/// Then it is dropped, which resets it: hyper would wait for ever, and with it the upstream.
+async fn taken<F: Future>(mut stream: Pin<&mut F>, limit: Duration) {
+    let mut blocked = Deadline::new();
+    poll_fn(|cx| {
+        content::last();
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match content::last() {
+            Some(content::Last::Gave) => blocked.set(limit),
+            Some(content::Last::Waits) => blocked.clear(),
+            // Nothing could be taken from it.
+            None => {}
+        }
+        blocked.poll(cx)
+    })
+    .await;
 }
 
 /// The stream of an extended CONNECT (RFC 8441), until it is known whether it becomes a WebSocket.
@@ -114,7 +141,7 @@ pub async fn serve(
             Ok::<_, Infallible>(response)
         }
     });
-    let mut builder = http2::Builder::new(Here);
+    let mut builder = http2::Builder::new(Here(limits.write_timeout));
     builder
         .enable_connect_protocol()
         .timer(TokioTimer::new())
@@ -135,7 +162,7 @@ pub async fn serve(
     let leaving = drain.leaving();
     tokio::pin!(leaving);
     let mut draining = false;
-    let ended = std::future::poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if !draining && leaving.as_mut().poll(cx).is_ready() {
             draining = true;
             Pin::as_mut(&mut connection).graceful_shutdown();
@@ -151,6 +178,9 @@ pub async fn serve(
     })
     .await;
     if let Err(error) = ended {
+        if let Some(failure) = classify::client_http2(&error) {
+            current.get().metrics.client(failure);
+        }
         tracing::debug!(%error, "HTTP/2 connection ended with an error");
     }
 }

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::ambiguity::Watch;
 use crate::forward::client::Client;
+use crate::net::TcpStream;
 use crate::upstream::deadline::Deadline;
 
 /// The transport below HTTP.
@@ -70,6 +70,7 @@ pub struct ClientIo {
     head: Deadline,
     awaits_head: bool,
     watch: Option<Watch>,
+    refused: bool,
 }
 
 /// How long a client may take.
@@ -96,6 +97,7 @@ impl ClientIo {
             head: Deadline::new(),
             awaits_head: false,
             watch: limits.head.map(|_| Watch::default()),
+            refused: false,
         }
     }
 
@@ -142,17 +144,25 @@ impl ClientIo {
 
     /// Ends the connection, when the requests before the ambiguous one are answered. The
     /// end of their last one wakes hyper.
-    fn refuse_head(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    fn refuse_head(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         if self.client.busy.get() || self.is_blocked {
             self.client.waiting.replace(Some(cx.waker().clone()));
             return Poll::Pending;
         }
+        self.refused = true;
         Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Whether an ambiguous head has ended the connection, and not an answer before it that was cut off:
+    /// behind that nothing may be written.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        self.refused
     }
 
     /// Makes the coming close a reset: the other side shall not believe in an orderly end.
     pub fn reset(&self) {
-        let _ = socket2::SockRef::from(self.transport.tcp()).set_linger(Some(Duration::ZERO));
+        let _ = self.transport.tcp().set_zero_linger();
     }
 
     /// Writes interim responses that wait. hyper calls this, by way of a flush, only when it has
@@ -263,7 +273,13 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        delegate!(&mut this.transport, poll_flush(cx))
+        ready!(delegate!(&mut this.transport, poll_flush(cx)))?;
+        // hyper, having seen during the request that there is nothing to read, does not ask again behind
+        // the response: the time of the next head begins here. When it is over, hyper is woken and reads.
+        if !this.awaits_head {
+            let _ = this.poll_head_limit(cx);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

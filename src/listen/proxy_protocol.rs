@@ -9,7 +9,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+
+use crate::net::TcpStream;
 
 /// The longest header of version 1, its line end included (§2.1).
 const MOST_V1: usize = 107;

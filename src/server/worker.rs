@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinHandle, LocalSet};
@@ -24,6 +23,7 @@ use crate::forward::current::Current;
 use crate::listen::accept::{self, CurrentWay, Listener, Way};
 use crate::listen::drain::Open;
 use crate::listen::tls::Store;
+use crate::net::TcpListener;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Shared, Upstream, Watching, watch};

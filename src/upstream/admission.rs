@@ -120,6 +120,34 @@ mod tests {
         drop(two);
     }
 
+    #[test]
+    fn threads_that_come_and_go_at_once_are_never_too_many_and_leave_nothing_behind() {
+        let admission = Arc::new(Admission::new(3, 1));
+        // The rate is one number too: over all threads it lets through a second's worth at once.
+        let let_through = AtomicUsize::new(0);
+        let places = Arc::new(Admission::new(3, 0));
+        let inside = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        if let Ok(place) = places.enter() {
+                            assert!(inside.fetch_add(1, Ordering::SeqCst) < 3);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            drop(place);
+                        }
+                    }
+                    let_through.fetch_add(usize::from(admission.enter().is_ok()), Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(places.open.load(Ordering::SeqCst), 0);
+        // One more for every second that this has taken.
+        let seconds = admission.rate.as_ref().unwrap().start.elapsed().as_secs();
+        let let_through = let_through.load(Ordering::SeqCst) as u64;
+        assert!((1..=1 + seconds).contains(&let_through), "{let_through}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_surplus_of_a_second_waits() {
         let admission = Arc::new(Admission::new(1000, 10));

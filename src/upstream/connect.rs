@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -20,6 +20,7 @@ use super::tls::{Purpose, Tls};
 use crate::config::model::{Endpoint, Timeouts, Upstream};
 use crate::failure::classify::{self, Facts};
 use crate::failure::{Failure, Phase};
+use crate::net::TcpStream;
 
 /// How to reach an endpoint.
 #[derive(Debug)]

@@ -94,8 +94,8 @@ pub struct Request<H, B> {
     pub asked: Asked,
     /// The content waits for a 100.
     pub expects_continue: bool,
-    /// Most bytes of content that the client may send.
-    pub content_limit: Option<u64>,
+    /// How much content the client may send, and how slowly.
+    pub content_limit: super::upload::ContentLimit,
     /// How long the client may let the content stand still.
     pub client_timeout: Duration,
     /// How long the response head may take.

@@ -27,6 +27,7 @@ use super::pool::{Connection, Ticket};
 use super::set::Member;
 use super::stream::Stream;
 use super::tls::{self, Purpose};
+use super::upload::ContentLimit;
 use super::{Shared, Watching};
 use super::{ejection, http1, http2};
 use crate::config::model::{Health, Probe, UpstreamProtocol};
@@ -267,7 +268,7 @@ fn request(head_timeout: Duration, content: Content) -> Request<(), Content> {
         body: content.0.is_some().then_some(content),
         asked: Asked::default(),
         expects_continue: false,
-        content_limit: None,
+        content_limit: ContentLimit::default(),
         client_timeout: head_timeout,
         head_timeout,
     }

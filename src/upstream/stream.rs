@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::net::TcpStream;
 
 /// A connected stream to an endpoint.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Stream {
     /// Makes the coming close a TCP reset, so that the app stops working for nobody.
     pub fn abort(&self) {
         // Failing to set the option only means that the close is a FIN.
-        let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(std::time::Duration::ZERO));
+        let _ = self.tcp().set_zero_linger();
     }
 
     /// Whether an idle connection can carry another request: still open, with nothing to read.

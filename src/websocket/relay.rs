@@ -355,8 +355,12 @@ where
                 }
                 Step::Broken(violation) => {
                     self.to_client.push(run_bytes);
-                    run = at;
                     self.upstream_failed(Kind::WebsocketProtocolError, Some(Box::new(violation)));
+                    // What follows cannot be understood, also if there is nobody to be told, or not yet:
+                    // the walker would say the same of it for ever.
+                    at = data.len();
+                    run = at;
+                    break;
                 }
                 Step::More(size) => {
                     self.upstream_side.needs = size;

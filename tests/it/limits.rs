@@ -115,6 +115,32 @@ fn a_connection_closes_in_order_after_its_last_request() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_after_the_head_timeout_whatever_it_was_answered() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "head_timeout: 300ms");
+    let mut idle = Http1::connect(seawall.address());
+    assert_eq!(idle.rest(), (Vec::new(), End::Fin));
+    let mut served = Http1::connect(seawall.address());
+    assert_eq!(served.exchange(&Request::get(), upstream.gate()).status, 200);
+    assert_eq!(served.rest(), (Vec::new(), End::Fin));
+    let mut slow = Http1::connect(seawall.address());
+    slow.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(slow.read(false, &Gate::default()).status, 200);
+    // A head that has begun is answered, and bounded all the same.
+    slow.send("GET / HT");
+    assert_eq!(slow.read(false, &Gate::default()).status, 408);
+    assert_eq!(slow.rest(), (Vec::new(), End::Fin));
+    let down = Seawall::configured(
+        "clients: { head_timeout: 300ms }\n\
+        upstreams: { app: { endpoints: ['http://127.0.0.1:1'], retry: { attempts: 1 } } }\n\
+        routes: [{ upstream: app }]\n",
+    );
+    let mut client = Http1::connect(down.address());
+    assert_eq!(client.exchange(&Request::get(), &Gate::default()).status, 500);
+    assert_eq!(client.rest(), (Vec::new(), End::Fin));
+}
+
+#[test]
 fn one_address_has_its_share_of_connections() {
     let upstream = Upstream::healthy();
     let seawall = limited(&upstream, "per_address: 2");
@@ -146,11 +172,21 @@ fn flood(name: &str, upstream: &Upstream, begin: &[u8], again: impl Fn(u32) -> V
     let mut neighbour = Client::connect(Version::Http2, seawall.address());
     assert_eq!(neighbour.exchange(&Request::get(), upstream.gate()).status, 200, "{name}");
     let mut stream = http2::connect(seawall.address());
+    // Answers that nobody reads fill a small buffer sooner.
+    socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
     stream.write_all(begin).unwrap();
     let ended = (0..1_000_000).any(|round| stream.write_all(&again(round)).is_err());
     assert!(ended, "{name}: nobody has ended the connection");
     assert_eq!(neighbour.exchange(&Request::get(), upstream.gate()).status, 200, "{name}");
     assert!(seawall.cells("seawall_failures_total").is_empty(), "{name}");
+    // Who does not read its answers is not told either, and has only left.
+    if !name.ends_with("nobody reads") {
+        let counted = seawall.until(name, |seawall| {
+            Some(seawall.cells("seawall_client_failures_total")).filter(|cells| !cells.is_empty())
+        });
+        let flood = "{kind=\"http2_error\"} 1".to_owned();
+        assert!(counted.contains(&flood), "{name}: {counted:?}");
+    }
 }
 
 #[test]
@@ -189,4 +225,126 @@ fn a_list_of_fields_that_grows_when_it_is_unpacked_is_refused() {
     });
     assert!(!served, "{answer:?}");
     assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn content_that_is_too_large_or_too_slow_is_the_clients_failure() {
+    let upstream = Upstream::healthy();
+    let seawall = Seawall::configured(&format!(
+        "clients: {{ body_timeout: 300ms, body_rate: 1000000000 }}\n\
+        upstreams: {{ app: {{ endpoints: [http://{}], retry: {{ attempts: 1 }} }} }}\n\
+        routes: [{{ upstream: app, request_body: 1KiB }}]\n",
+        upstream.address()
+    ));
+    let large =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000));
+    let chunked = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(2000)
+    );
+    let stalled = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhel".to_owned();
+    for (request, status) in [(large, 413), (chunked, 413), (stalled, 408)] {
+        let mut client = Http1::connect(seawall.address());
+        client.send(request);
+        let seen = client.read(false, &Gate::default());
+        assert_eq!((seen.status, seen.end), (status, End::Complete));
+    }
+    // Drop by drop: never still, and yet too slow.
+    let mut client = Http1::connect(seawall.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+    let mut writer = client.stream().try_clone().unwrap();
+    let dripping = std::thread::spawn(move || {
+        (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            writer.write_all(b"x").is_err()
+        })
+    });
+    let seen = client.read(false, &Gate::default());
+    assert_eq!((seen.status, seen.end), (408, End::Complete));
+    client.stream().shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(dripping.join().unwrap());
+    let counted = seawall.cells("seawall_client_failures_total");
+    assert_eq!(counted, ["{kind=\"content_too_large\"} 2", "{kind=\"request_timeout\"} 2"]);
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
+#[test]
+fn connections_are_limited_in_all() {
+    let upstream = Upstream::healthy();
+    let seawall = limited(&upstream, "connections: 1");
+    let mut first = Http1::connect(seawall.address());
+    assert_eq!(first.exchange(&Request::get(), upstream.gate()).status, 200);
+    let seen = Http1::connect(seawall.address()).read(false, &Gate::default());
+    assert_eq!((seen.status, seen.end), (503, End::Complete));
+    assert!(seen.field("retry-after").is_some());
+    let refused = seawall.cells("seawall_client_connections_refused_total");
+    assert_eq!(refused, ["{reason=\"connections\"} 1"]);
+    assert_eq!(first.exchange(&Request::get(), upstream.gate()).status, 200);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_given_up_and_the_upstream_with_it() {
+    let endless = Script::read_head()
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        .write(vec![b'x'; 50_000_000])
+        .record();
+    let upstream = Upstream::playing([endless]);
+    let seawall = limited(&upstream, "write_timeout: 300ms");
+    let mut client = Http1::connect(seawall.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let gone = seawall.until("it is given up", |seawall| {
+        Some(seawall.cells("seawall_client_failures_total")).filter(|cells| !cells.is_empty())
+    });
+    assert_eq!(gone, ["{kind=\"client_gone\"} 1"]);
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
+#[test]
+fn a_stream_whose_client_takes_nothing_is_reset_and_its_neighbours_go_on() {
+    let endless = Script::read_head()
+        .write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        .write(vec![b'x'; 50_000_000])
+        .record();
+    let upstream = Upstream::playing([
+        endless,
+        Script::read_head().write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+    ]);
+    let seawall = limited(&upstream, "write_timeout: 300ms");
+    let mut stream = http2::connect(seawall.address());
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0 (RFC 9113 §6.5.2).
+    stream.write_all(&http2::settings(&[(4, 0)])).unwrap();
+    stream.write_all(&http2::request(1, END_STREAM, GET)).unwrap();
+    let reset = std::iter::from_fn(|| Http2.next(&mut stream))
+        .find(|frame| frame.stream == 1 && frame.kind == http2::RST_STREAM);
+    assert_eq!(reset.expect("a reset").payload, http2::CANCEL.to_be_bytes());
+    upstream.record();
+    stream
+        .write_all(&http2::request(3, END_STREAM, &[&[(":method", "HEAD")], &GET[1..]].concat()))
+        .unwrap();
+    let answer = std::iter::from_fn(|| Http2.next(&mut stream)).find(|frame| frame.stream == 3);
+    let answer = answer.expect("an answer");
+    assert!(
+        answer.kind == HEADERS && answer.payload.starts_with(&http2::status(200)),
+        "{answer:?}"
+    );
+    let gone = seawall.cells("seawall_client_failures_total");
+    assert_eq!(gone, ["{kind=\"client_gone\"} 1"]);
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
+#[test]
+fn one_stream_too_many_is_refused_before_it_is_processed() {
+    let held = || Script::read_head().until_client_saw_head();
+    let upstream = Upstream::playing([held(), held()]);
+    let seawall = limited(&upstream, "streams: 2");
+    let mut stream = http2::connect(seawall.address());
+    for id in [1, 3, 5] {
+        stream.write_all(&http2::request(id, END_STREAM, GET)).unwrap();
+    }
+    let refused = std::iter::from_fn(|| Http2.next(&mut stream))
+        .find(|frame| frame.kind == http2::RST_STREAM)
+        .expect("a refusal");
+    // REFUSED_STREAM: safe to send again (RFC 9113 §8.7).
+    assert_eq!((refused.stream, &*refused.payload), (5, &http2::REFUSED_STREAM.to_be_bytes()[..]));
+    upstream.gate().open();
 }

@@ -1,11 +1,14 @@
 """The command line, as a user meets it."""
 
 import json
+import signal
+import socket
 import subprocess
 
 from support import http1
 from support.processes import free_port, uvicorn
 from support.seawall import BINARY
+from support.waiting import until
 
 FIVE_MISTAKES = """\
 listeners:
@@ -47,7 +50,7 @@ def test_without_arguments_three_lines_say_what_to_do(tmp_path):
 def test_help_names_every_command(tmp_path):
     done = seawall("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("check", "schema", "demo", "--upstream", "--listen", "--config"):
+    for word in ("check", "schema", "demo", "failures", "ready", "--upstream", "--listen", "--config"):
         assert word in done.stdout, word
 
 
@@ -97,3 +100,22 @@ def test_one_upstream_needs_no_file(processes, events, port, tmp_path):
     running = processes.start("seawall", argv, cwd=tmp_path).wait_for_port(own)
     assert http1.get(own, "/ok").content == b"ok"
     assert running.terminate() == 0
+
+
+def test_ready_tells_by_its_exit_code_whether_seawall_serves(processes, port, start_seawall, tmp_path):
+    def ready(admin):
+        argv = [BINARY, "ready", "--url", f"http://127.0.0.1:{admin}"]
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+
+    running = start_seawall(port, drain="20s")
+    assert (ready(running.admin).returncode, ready(running.admin).stderr) == (0, "")
+    # A request that never ends keeps it draining.
+    with socket.create_server(("127.0.0.1", port)) as silent, http1.Client(running.port) as client:
+        client.send("GET", "/")
+        with silent.accept()[0]:
+            running.process.child.send_signal(signal.SIGTERM)
+            until(lambda: ready(running.admin).returncode == 1, "it says that it drains")
+            assert "answers 503" in ready(running.admin).stderr
+    assert running.process.child.wait(20) == 0
+    gone = ready(running.admin)
+    assert gone.returncode == 1 and "no seawall answers" in gone.stderr

@@ -1,5 +1,6 @@
 """deploy/Dockerfile as far as it can be held to its word without Docker: what it copies builds, what it makes runs."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -80,6 +81,15 @@ def test_it_runs_as_nobody_and_on_the_ports_of_its_configuration():
     ports = [one["address"].rsplit(":", 1)[1] for one in [*said["listeners"], said["admin"]]]
     assert of("EXPOSE") == [" ".join(ports)] and of("USER") == ["65532:65532"]
     assert of("ENTRYPOINT") == ['["/usr/local/bin/seawall"]'] and of("CMD") == ['["-c", "/etc/seawall/seawall.yaml"]']
+
+
+def test_its_health_check_asks_the_admin_listener_of_its_configuration():
+    [check] = of("HEALTHCHECK")
+    command = json.loads(check.split(" CMD ")[1])
+    assert command == [*json.loads(of("ENTRYPOINT")[0]), "ready"]
+    said = yaml.safe_load((ROOT / "deploy/container.yaml").read_text())
+    shown = subprocess.run([BINARY, "ready", "--help"], capture_output=True, text=True, timeout=20).stdout
+    assert f"[default: http://{said['admin']['address']}]" in " ".join(shown.split())
 
 
 def test_what_is_in_the_image_is_all_that_the_program_needs(tmp_path):

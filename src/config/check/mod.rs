@@ -184,6 +184,12 @@ fn clients(root: &Scope<'_>) -> Clients {
             d.body_timeout,
             "How long request content may stand still.",
         ),
+        body_rate: section.integer(
+            "body_rate",
+            d.body_rate,
+            (0, 1_000_000_000),
+            "The fewest bytes a second, on average, of request content with a length, after `body_timeout`; slower content is answered 408. 0 is no limit.",
+        ),
         write_timeout: section.wait(
             "write_timeout",
             d.write_timeout,

@@ -110,6 +110,7 @@ const fn client_title(failure: ClientFailure) -> &'static str {
         ClientFailure::WebsocketProtocolError => "The WebSocket protocol was violated.",
         ClientFailure::WebsocketMessageTooBig => "The WebSocket message is too big.",
         ClientFailure::TlsHandshake => "The TLS handshake failed.",
+        ClientFailure::Http2 => "The HTTP/2 protocol was violated.",
         ClientFailure::ProxyProtocol => "The PROXY protocol was violated.",
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 
 use crate::failure::Source;
 use crate::upstream::exchange::Framing;
-use crate::upstream::upload::{Meter, UploadError, Waiting};
+use crate::upstream::upload::{ContentLimit, Meter, UploadError, Waiting};
 
 /// Content up to this size is copied behind the head; copying 16 KiB costs less than a second
 /// entry in a vectored write gains.
@@ -46,13 +46,13 @@ where
     /// An upload of this head and this content.
     ///
     /// `expects_continue` holds the content back until [`Upload::proceed`]. More than
-    /// `content_limit` bytes of content are refused as the client's failure.
+    /// the `content_limit`'s bytes of content are refused as the client's failure.
     pub fn new(
         head: BytesMut,
         body: Option<B>,
         framing: Framing,
         expects_continue: bool,
-        content_limit: Option<u64>,
+        content_limit: ContentLimit,
     ) -> Self {
         let body = body.filter(|_| framing != Framing::Empty);
         Upload {
@@ -63,7 +63,7 @@ where
             framing,
             may_send_content: !expects_continue,
             head_waits: !expects_continue && framing != Framing::Empty,
-            meter: Meter::new(content_limit),
+            meter: Meter::new(content_limit, framing),
             sent: 0,
         }
     }
@@ -101,7 +101,10 @@ where
             match Pin::new(body).poll_frame(cx) {
                 // A head whose content is late leaves alone.
                 Poll::Pending if self.head_waits => self.head_waits = false,
-                Poll::Pending => return Ok(Waiting::Client),
+                Poll::Pending => {
+                    self.meter.waits();
+                    return Ok(Waiting::Client);
+                }
                 Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
                 Poll::Ready(Some(Err(error))) => {
                     return Err(UploadError::content(error.into()));

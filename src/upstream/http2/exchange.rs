@@ -35,7 +35,7 @@ use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::{
     Asked, Broken, Fate, Framing, Head, Http2Request, Piece, Request, ResponseHead, Stalled,
 };
-use crate::upstream::upload::{UploadError, Waiting};
+use crate::upstream::upload::{ContentLimit, UploadError, Waiting};
 
 /// One request and its response.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ struct Opening<B> {
     body: Option<B>,
     framing: Framing,
     expects_continue: bool,
-    content_limit: Option<u64>,
+    content_limit: ContentLimit,
 }
 
 impl<B> std::fmt::Debug for Opening<B> {

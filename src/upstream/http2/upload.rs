@@ -11,7 +11,7 @@ use http_body::Body;
 
 use crate::failure::Source;
 use crate::upstream::exchange::Framing;
-use crate::upstream::upload::{Meter, UploadError, Waiting};
+use crate::upstream::upload::{ContentLimit, Meter, UploadError, Waiting};
 
 /// The content of one request being sent.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ where
         body: B,
         framing: Framing,
         expects_continue: bool,
-        content_limit: Option<u64>,
+        content_limit: ContentLimit,
     ) -> Self {
         Upload {
             stream,
@@ -48,7 +48,7 @@ where
             pending: Bytes::new(),
             last: false,
             may_send_content: !expects_continue,
-            meter: Meter::new(content_limit),
+            meter: Meter::new(content_limit, framing),
             sent: 0,
         }
     }
@@ -80,7 +80,10 @@ where
                 return Ok(Waiting::Continue);
             }
             match Pin::new(body).poll_frame(cx) {
-                Poll::Pending => return Ok(Waiting::Client),
+                Poll::Pending => {
+                    self.meter.waits();
+                    return Ok(Waiting::Client);
+                }
                 Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
                 Poll::Ready(Some(Err(error))) => {
                     return Err(UploadError::content(error.into()));

@@ -392,3 +392,48 @@ async fn a_websocket_that_carries_no_message_is_closed_as_idle_if_so_configured(
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_breaks_the_protocol_behind_a_client_that_left_ends_the_relay() {
+    on_stage(async {
+        let Scene { client, mut upstream, relay, .. } = Scene::new();
+        drop(client);
+        assert_eq!(read(&mut upstream).await, said(1001, ""));
+        // An opcode that there is not: its walker would say the same of it for ever.
+        upstream.write_all(&[0x83, 0]).await.unwrap();
+        let (report, events) = relay.await.unwrap();
+        assert_eq!(report.summary.initiator, "client");
+        assert_eq!(events, ["client: client_gone"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_breaks_the_protocol_behind_the_clients_close_ends_the_relay() {
+    on_stage(async {
+        let mut scene = Scene::new();
+        scene.drain.take().unwrap().send(()).unwrap();
+        assert_eq!(read(&mut scene.client).await, said(1012, "restarting"));
+        assert_eq!(read(&mut scene.upstream).await, said(1001, ""));
+        scene.upstream.write_all(&[0x83, 0]).await.unwrap();
+        say_as_client(&mut scene, CLOSE, &close::payload(1012, "")).await;
+        let (report, events) = scene.relay.await.unwrap();
+        assert_eq!((report.summary.code, events), (1012, Vec::new()));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_breaks_the_protocol_is_told_to_the_client_when_it_is_its_turn() {
+    on_stage(async {
+        let settings =
+            Settings { loss_spread: std::time::Duration::from_secs(8), ..Settings::default() };
+        let mut scene = Scene::under(settings);
+        scene.upstream.write_all(&[0x83, 0]).await.unwrap();
+        assert_eq!(read(&mut scene.client).await, said(1011, "websocket_protocol_error"));
+        say_as_client(&mut scene, CLOSE, &close::payload(1011, "")).await;
+        let (report, events) = scene.end().await;
+        assert_eq!((report.summary.code, events.len()), (1011, 1));
+    })
+    .await;
+}
