@@ -176,6 +176,12 @@ fn summary(file: &Path, config: &Config) -> String {
 
 fn serve(config: Config, watch: Option<Watch>) -> ExitCode {
     log::init(&config.log);
+    let code = serve_to_the_end(config, watch);
+    log::finish();
+    code
+}
+
+fn serve_to_the_end(config: Config, watch: Option<Watch>) -> ExitCode {
     // Asked first: the file may be replaced while this process runs.
     let invocation = Invocation::of_this_process();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -223,6 +229,9 @@ fn cannot_start(error: &StartError) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The signal of RLIMIT_FSIZE, as Linux and the BSDs number it.
+const SIGXFSZ: i32 = 25;
+
 /// What the process can be told.
 struct Signals {
     terminate: Signal,
@@ -233,6 +242,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        // A file that has reached the limit of its size shall be an error of the write, not the end.
+        let _ = signal(SignalKind::from_raw(SIGXFSZ));
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

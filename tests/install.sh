@@ -29,6 +29,7 @@ have openssl || need openssl
 have haproxy || need haproxy
 have nginx || need nginx
 have systemd-analyze || need systemd
+compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || need faketime
 first_of chromium chromium-browser google-chrome || need chromium
 have chromedriver || need chromium-driver
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || need postgresql

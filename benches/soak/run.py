@@ -1,292 +1,186 @@
 #!/usr/bin/env python3
-"""Mixed load with faults on both sides, for minutes; every request is accounted for, and nothing stays behind.
+"""A soak test: minutes of mixed load with faults on both sides, and a ledger of every request.
 
-    benches/soak/run.py [--minutes 10] [--clients 48] [--seed 1] [--seawall PATH] [--write]
+    tests/.venv/bin/python benches/soak/run.py --minutes 10 --write benches/README.md
 
-Two apps (app.py), one of which is SIGKILLed and started again at random; clients (clients.py) that do what a seed
-decides. At the end the metrics must be what the clients saw, gauges and file descriptors be back where they were, and
-memory be flat. Exit code 1 and every broken promise if not; `--write` puts the figures into benches/README.md.
+Ends with exit code 1 and a list of what did not hold. The same seed draws the same load; what meets what is up to time.
 """
 
 import argparse
 import asyncio
 import os
 import random
-import re
-import socket
-import subprocess
+import shutil
+import signal
 import sys
 import tempfile
 import time
-import urllib.request
-from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT / "tests/real")]
 
-from clients import Clients, Tally  # noqa: E402
+import report  # noqa: E402
+from clients import Clients  # noqa: E402
+from support import http1  # noqa: E402
+from support.metrics import Metrics  # noqa: E402
+from support.processes import Processes, free_port, listens  # noqa: E402
+from support.waiting import until  # noqa: E402
+from tally import Tally  # noqa: E402
+from upstream import Upstream  # noqa: E402
 
-README = HERE.parent / "README.md"
+# Times are short, so that hangs end soon and idle connections are gone when the files are counted.
 CONFIG = """\
 workers: 2
 listeners: [{{ address: "127.0.0.1:{port}" }}]
 admin: {{ address: "127.0.0.1:{admin}" }}
 upstreams:
+  origin:
+    endpoints: ["http://127.0.0.1:{origin}"]
+    timeouts: {{ head: 1s, idle: 1s, keep_alive: 2s }}
+    ejection: {{ consecutive_failures: 0 }}
+  down:
+    endpoints: ["http://127.0.0.1:{down}"]
+    ejection: {{ consecutive_failures: 0 }}
   app:
-    endpoints: ["http://127.0.0.1:{steady}", "http://127.0.0.1:{mortal}"]
-    timeouts: {{ head: 1s, idle: 3s, keep_alive: 1s }}
-    retry: {{ budget_percent: 100 }}
-    slow_start: 1s
-routes: [{{ upstream: app }}]
-clients: {{ head_timeout: 3s, body_timeout: 3s }}
-shutdown: {{ drain: 2s }}
+    endpoints: ["http://127.0.0.1:{app}"]
+    timeouts: {{ head: 10s, keep_alive: 2s }}
+routes:
+  - {{ path: /h/*, upstream: origin }}
+  - {{ path: /down/*, upstream: down }}
+  - {{ path: /app/*, upstream: app }}
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+# The load pauses after each part, so that memory can be compared at rest: what it is under load is what the load is.
+PARTS, PARTS_OF_A_SHORT_RUN = 5, 2
+# Seconds until nothing is open that was not at the start: keep_alive, and a sweep each second.
+KEPT = 3.5
 
 
-def fetch(port, path):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-        return answer.read().decode()
+class Seawall:
+    """The proxy under test, and what /proc and /metrics say of it."""
 
-
-class Metrics:
-    def __init__(self, port):
-        self.lines = re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", fetch(port, "/metrics"), re.MULTILINE)
-
-    def by(self, name, label, **only):
-        found = Counter()
-        for known, labels, value in self.lines:
-            labels = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            if known == name and all(labels.get(key) == wanted for key, wanted in only.items()):
-                found[labels.get(label)] += int(float(value))
-        return Counter({key: count for key, count in found.items() if count})
-
-    def total(self, name, **only):
-        return sum(self.by(name, None, **only).values())
-
-
-class Proxy:
-    """The seawall under test, seen from outside: /proc and its metrics."""
-
-    def __init__(self, binary, directory, steady, mortal):
+    def __init__(self, binary, processes, directory, config=CONFIG, **ports):
         self.port, self.admin = free_port(), free_port()
-        config = directory / "seawall.yaml"
-        config.write_text(CONFIG.format(port=self.port, admin=self.admin, steady=steady, mortal=mortal))
-        self.log = directory / "seawall.log"
-        with self.log.open("wb") as sink:
-            self.child = subprocess.Popen([binary, "-c", config], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
-        wait_for_port(self.port)
-        wait_for_port(self.admin)
-
-    def files(self):
-        return len(os.listdir(f"/proc/{self.child.pid}/fd"))
-
-    def threads(self):
-        return len(os.listdir(f"/proc/{self.child.pid}/task"))
-
-    def memory_kib(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.child.pid}/status").read_text())[1])
+        file = directory / "soak.yaml"
+        file.write_text(config.format(port=self.port, admin=self.admin, **ports))
+        self.process = processes.start("seawall", [binary, "-c", file])
+        self.process.wait_for_port(self.port).wait_for_port(self.admin)
 
     def metrics(self):
-        return Metrics(self.admin)
+        return Metrics(http1.get(self.admin, "/metrics").content.decode())
+
+    def files(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def memory(self):
+        """Resident bytes."""
+        fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def wait_for_port(port):
-    limit = time.monotonic() + 20
-    while time.monotonic() < limit:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    sys.exit(f"nobody listens on port {port}")
+class App:
+    """uvicorn, SIGKILLed and started again, as long as the load lasts."""
 
-
-class Mortal:
-    """An app that is SIGKILLed and started again."""
-
-    def __init__(self, port):
-        self.port, self.kills, self.child = port, 0, None
-        self.start()
+    def __init__(self, processes, port, seed):
+        self.processes, self.port, self.random = processes, port, random.Random(f"{seed} app")
+        self.killed = 0
 
     def start(self):
-        argv = [sys.executable, HERE / "app.py", str(self.port)]
-        self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_for_port(self.port)
+        argv = [sys.executable, "-m", "uvicorn", "--app-dir", HERE, "--host", "127.0.0.1", "--port", self.port]
+        argv += ["--ws", "websockets-sansio", "--no-access-log", "app:app"]
+        self.process = self.processes.start("uvicorn", argv)
 
-    def kill(self):
-        self.child.kill()
-        self.child.wait()
-        self.kills += 1
-
-    async def live(self, decide, is_over):
-        while not is_over():
-            await asyncio.sleep(decide.uniform(1, 4))
-            self.kill()
-            await asyncio.sleep(decide.uniform(0.1, 1))
-            await asyncio.to_thread(self.start)
+    async def live_and_die(self):
+        while True:
+            await asyncio.sleep(self.random.uniform(2, 6))
+            self.process.kill()
+            self.killed += 1
+            await asyncio.sleep(self.random.uniform(0, 0.5))
+            self.start()
+            while not await asyncio.to_thread(listens, self.port):
+                await asyncio.sleep(0.05)
 
 
-def settled(what, goal, seconds=15):
-    """What is measured once it is `goal`, or at the end of its time."""
-    limit = time.monotonic() + seconds
-    while (seen := what()) != goal and time.monotonic() < limit:
-        time.sleep(0.1)
-    return seen
+async def sample(seawall, samples):
+    began = time.monotonic()
+    while True:
+        samples.append((time.monotonic() - began, seawall.memory(), seawall.files()))
+        await asyncio.sleep(0.5)
 
 
-GAUGES = {
-    "requests in flight": ("seawall_requests_in_flight", {}),
-    "WebSockets": ("seawall_websocket_sessions", {}),
-    "connections of clients": ("seawall_client_connections", {}),
-    "connections to the app": ("seawall_upstream_connections", {}),
-    "requests that wait": ("seawall_upstream_pending_requests", {}),
-}
+async def rest(seawall):
+    """The memory without load, once idle connections are closed."""
+    await asyncio.sleep(KEPT)
+    return seawall.memory()
 
 
-def gauges(proxy):
-    metrics = proxy.metrics()
-    return {what: metrics.total(name, **only) for what, (name, only) in GAUGES.items()}
-
-
-def account(metrics, tally):
-    """Where the metrics are not what the clients saw: requests that clients left may count, or not."""
-    wrong = []
-
-    def between(what, measured, seen, unsure):
-        if not seen <= measured <= seen + unsure:
-            wrong.append(f"{what}: the metrics say {measured}, the clients {seen} and {unsure} that they left")
-
-    requests = metrics.by("seawall_requests_total", "status")
-    between("requests", sum(requests.values()), sum(tally.sure.values()), tally.unsure)
-    for status in set(requests) | {str(status) for status in tally.sure}:
-        between(f"requests answered {status}", requests[status], tally.sure[int(status)], tally.unsure)
-    failures = {"protocol": "http"}
-    named = sum(count for outcome, count in tally.outcomes.items() if outcome.endswith("named"))
-    normalized = metrics.total("seawall_failures_total", outcome="normalized", phase="websocket")
-    normalized = metrics.total("seawall_failures_total", outcome="normalized") - normalized
-    between("failures that became an answer", normalized, named, tally.unsure)
-    aborted = metrics.total("seawall_failures_total", outcome="aborted", **failures)
-    between("failures that cut an answer off", aborted, tally.outcomes["cut off"], tally.unsure)
-    closes = metrics.by("seawall_websocket_closes_total", "code")
-    for code in set(closes) | {str(code) for code in tally.closes}:
-        between(f"WebSockets closed with {code}", closes[code], tally.closes[int(code)], tally.unsure_sockets)
-    if metrics.total("seawall_failures_total", kind="proxy_internal_error"):
-        wrong.append("seawall was itself at fault")
-    return wrong
-
-
-def soak(binary, seconds, clients=48, seed=1):
-    """Runs it; (figures, broken promises)."""
-    with tempfile.TemporaryDirectory() as name:
-        return _soak(binary, seconds, clients, seed, Path(name))
-
-
-def _soak(binary, seconds, clients, seed, directory):
-    tally, memory = Tally(), []
-    steady, mortal = Mortal(free_port()), Mortal(free_port())
-    proxy = Proxy(binary, directory, steady.port, mortal.port)
+async def soak(options, directory):
+    processes = Processes(directory)
+    tally, samples = Tally(), []
+    origin = Upstream()
+    await origin.start()
     try:
-        fetch(proxy.port, "/ok/1")
-        nothing = dict.fromkeys(GAUGES, 0)
-        settled(lambda: gauges(proxy), nothing)
-        # The request above is none of theirs.
-        tally.sure[200] += 1
-        files, threads, at_start = proxy.files(), proxy.threads(), proxy.memory_kib()
-        end = time.monotonic() + seconds
-
-        def is_over():
-            return time.monotonic() >= end
-
-        async def watch():
-            while not is_over():
-                memory.append(proxy.memory_kib())
-                await asyncio.sleep(min(1, seconds / 40))
-
-        async def everything():
-            tasks = [Clients(proxy.port, random.Random(f"{seed}/{at}"), tally).run(is_over) for at in range(clients)]
-            await asyncio.gather(mortal.live(random.Random(seed), is_over), watch(), *tasks)
-
-        asyncio.run(everything())
-        left = settled(lambda: gauges(proxy), nothing)
-        files_after = settled(proxy.files, files)
-        wrong = list(tally.wrong[:50])
-        wrong += [f"{what}: {count} at the end" for what, count in left.items() if count]
-        # A counter may follow a client's last byte by a moment.
-        if found := settled(lambda: account(proxy.metrics(), tally), [], 5):
-            wrong += found
-        if files_after != files:
-            wrong.append(f"file descriptors: {files} at the start, {files_after} at the end")
-        if proxy.threads() != threads:
-            wrong.append(f"threads: {threads} at the start, {proxy.threads()} at the end")
-        # Pools and allocator fill in the first third; from then on nothing may grow.
-        third = len(memory) // 3
-        middle, last = (sorted(part)[len(part) // 2] for part in (memory[third : 2 * third], memory[2 * third :]))
-        if last > middle * 1.1 + 4096:
-            wrong.append(f"memory: {middle} KiB in the second third, {last} KiB in the last one")
-        proxy.child.terminate()
-        if proxy.child.wait(15) != 0:
-            wrong.append(f"seawall ended with {proxy.child.returncode}")
-        if "panicked" in proxy.log.read_text(errors="replace"):
-            wrong.append("seawall panicked")
+        app = App(processes, free_port(), options.seed)
+        app.start()
+        seawall = Seawall(options.seawall, processes, directory, origin=origin.port, down=free_port(), app=app.port)
+        await asyncio.to_thread(app.process.wait_for_port, app.port)
+        await asyncio.to_thread(seawall.metrics)
+        start = until(lambda: {"files": seawall.files(), "threads": seawall.threads(), "memory": seawall.memory()}, "it runs")
+        beside = [asyncio.ensure_future(app.live_and_die()), asyncio.ensure_future(sample(seawall, samples))]
+        clients = Clients(seawall.port, origin, tally, options.seed)
+        began = time.monotonic()
+        rests = []
+        parts = PARTS if options.minutes >= 1 else PARTS_OF_A_SHORT_RUN
+        for part in range(parts):
+            await clients.run(options.clients, options.seconds / parts, part)
+            rests.append(await rest(seawall))
+        seconds = time.monotonic() - began
+        for task in beside:
+            task.cancel()
+        tally.injected["app server: SIGKILL and restart"] = app.killed
+        result = report.Result(options, tally, start, samples, rests, seconds)
+        await asyncio.to_thread(result.settle, seawall)
+        assert seawall.process.terminate() == 0, "seawall ends in order"
+        if "panicked at" in seawall.process.text():
+            tally.wrong("a panic: see the log")
+        return result
     finally:
-        for process in (proxy, steady, mortal):
-            if process.child.poll() is None:
-                process.child.kill()
-                process.child.wait()
-    figures = {
-        "seconds": seconds, "clients": clients, "seed": seed, "requests": sum(tally.sure.values()) + tally.unsure,
-        "left by their clients": tally.unsure, "WebSockets": tally.sure[101], "kills": mortal.kills,
-        "faults": tally.faults, "outcomes": tally.outcomes, "closes": tally.closes,
-        "memory": (at_start, middle, last), "files": (files, files_after),
-    }  # fmt: skip
-    return figures, wrong
+        origin.stop()
+        processes.end()
 
 
-def table(figures):
-    faults = [f"| {name.replace('_', ' ')} | {count:,} |" for name, count in sorted(figures["faults"].items())]
-    outcomes = [f"| {name} | {count:,} |" for name, count in sorted(figures["outcomes"].items())]
-    closes = [f"| closed with {code} | {count:,} |" for code, count in sorted(figures["closes"].items())]
-    start, middle, last = (kib / 1024 for kib in figures["memory"])
-    return "\n".join([
-        f"{figures['seconds'] / 60:.0f} minutes, {figures['clients']} clients at a time, seed {figures['seed']}: "
-        f"{figures['requests']:,} requests, {figures['WebSockets']:,} of them WebSockets, {figures['left by their clients']:,} "
-        f"left by their clients; {figures['kills']} times an app was SIGKILLed and started again. Each request is accounted "
-        "for, no promise was broken.",
-        "",
-        "| fault | injected |", "| --- | --- |", *faults, "",
-        "| what clients got | |", "| --- | --- |", *outcomes, *closes, "",
-        "| | at the start | second third, median | last third, median | after |", "| --- | --- | --- | --- | --- |",
-        f"| memory, MiB | {start:.1f} | {middle:.1f} | {last:.1f} | |",
-        f"| file descriptors | {figures['files'][0]} | | | {figures['files'][1]} |",
-    ])  # fmt: skip
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--clients", type=int, default=48)
-    parser.add_argument("--seed", type=int, default=1)
-    default = HERE.parents[1] / "target/release/seawall"
-    parser.add_argument("--seawall", type=Path, default=Path(os.environ.get("SEAWALL_BIN", default)))
-    parser.add_argument("--write", action="store_true", help="put the figures into benches/README.md")
-    arguments = parser.parse_args()
-    figures, wrong = soak(arguments.seawall.resolve(), arguments.minutes * 60, arguments.clients, arguments.seed)
-    text = table(figures)
-    print(text)
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=1, help="how long the load lasts")
+    parser.add_argument("--clients", type=int, default=48, help="clients at a time")
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--seawall", default=os.environ.get("SEAWALL_BIN") or ROOT / "target/release/seawall")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between their marks in this file")
+    options = parser.parse_args(arguments)
+    options.seconds = options.minutes * 60
+    directory = Path(tempfile.mkdtemp(prefix="seawall-soak-"))
+    # A test runner's ^C or timeout ends what was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    result = asyncio.run(soak(options, directory))
+    print(result.markdown())
+    wrong = result.wrong()
+    for line in wrong:
+        print("WRONG:", line)
     if wrong:
-        sys.exit("\n".join(["", f"{len(wrong)} broken promises:", *wrong]))
-    if arguments.write:
-        begin, end = "<!-- begin: soak -->", "<!-- end: soak -->"
-        before, _, rest = README.read_text().partition(begin)
-        README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+        print("the logs are in", directory)
+        return 1
+    shutil.rmtree(directory)
+    if options.write:
+        report.write(options.write, "soak", result.markdown())
+    print("Every request is accounted for.")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

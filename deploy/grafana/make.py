@@ -475,6 +475,16 @@ ITSELF = [
         8,
     ),
     lines(
+        "Missing in the log, and connections that wait",
+        "Lines that nobody read fast enough (queue) or found the disk full (write); clients that wait for a free file.",
+        [
+            (per_second("seawall_log_dropped_total", INSTANCE, "instance, reason"), "{{instance}}: lines, {{reason}}"),
+            (per_second("seawall_accept_failures_total", INSTANCE, "instance"), "{{instance}}: accepts that failed"),
+        ],
+        "cps",
+        8,
+    ),
+    lines(
         "Configurations loaded",
         "Since the start of each process; a failed one left the old one running.",
         [(f"sum by (instance, result) (seawall_config_reloads_total{{{INSTANCE}}})", "{{instance}}: {{result}}")],

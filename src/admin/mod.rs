@@ -29,7 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use history::{History, STEP};
 
@@ -45,6 +45,8 @@ const CONNECTIONS: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(60);
 /// How long the head of a request may take.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How often the log says that accepting fails.
+const REMINDER: Duration = Duration::from_secs(10);
 /// Entries of the journal in one answer, unless asked otherwise.
 const ENTRIES: usize = 100;
 
@@ -154,6 +156,7 @@ impl Admin {
         steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is at once.
         steps.tick().await;
+        let mut said = None;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -175,7 +178,10 @@ impl Admin {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept; trying again");
+                    if said.is_none_or(|at: Instant| at.elapsed() >= REMINDER) {
+                        said = Some(Instant::now());
+                        tracing::warn!(%error, "the admin listener cannot accept; trying again");
+                    }
                     sleep(Duration::from_millis(50)).await;
                 }
             }

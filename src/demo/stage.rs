@@ -101,6 +101,7 @@ impl Stage {
     /// Drains seawall and ends the rest.
     pub fn clear(self) {
         self.seawall.join();
+        log::finish();
     }
 }
 

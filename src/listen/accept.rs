@@ -1,6 +1,6 @@
 //! The accept loop of one worker on one listener, and the first steps of a connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::detect::{Spoken, detect};
 use super::drain::{Drain, Open, OpenGuard};
@@ -30,6 +30,9 @@ use crate::upstream::proxy_protocol::Told;
 /// How long a failed accept is paused: out of descriptors, a busy loop would help nobody.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often the log says that accepting fails; the metric counts each time.
+const REMINDER: Duration = Duration::from_secs(10);
+
 /// seawall's own overload, towards a client whose request is not even read.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
     retry-after: 2\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
@@ -41,6 +44,8 @@ pub struct Listener {
     pub socket: TcpListener,
     /// What the next connection goes through.
     pub way: CurrentWay,
+    /// When the log was last told that accepting fails.
+    pub said: Cell<Option<Instant>>,
 }
 
 /// What a listener's connections go through, as it is now: a reload may replace it.
@@ -139,7 +144,12 @@ async fn take(
         // The client left between the handshake and the accept: nothing is wrong with us.
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
         Err(error) => {
-            tracing::error!(%error, "cannot accept connections; trying again");
+            current.get().metrics.accept_failed();
+            let now = Instant::now();
+            if listener.said.get().is_none_or(|said| now.duration_since(said) >= REMINDER) {
+                listener.said.set(Some(now));
+                tracing::error!(%error, "cannot accept connections; trying again");
+            }
             sleep(PAUSE).await;
         }
     }

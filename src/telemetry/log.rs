@@ -1,51 +1,40 @@
 //! The log: one line per failure, one per WebSocket close, and on demand one per request.
 //!
-//! Lines go to stderr. A stderr that is closed or full costs lines, never a request: what cannot be
-//! written is dropped and counted nowhere, because there is nowhere left to say it.
+//! Lines go to stderr. One that is closed, full, or that nobody reads costs lines, never a request:
+//! see [`super::stderr`].
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::lines::Lines;
+use super::stderr::Stderr;
 use crate::config::model::{Log, LogFormat};
 use crate::failure::{Failure, Kind, Outcome, Protocol};
+
+/// Where the lines of this process go.
+static OUT: OnceLock<Stderr> = OnceLock::new();
+
+/// Waits for the last lines, for a second at most. Called when the process ends.
+pub fn finish() {
+    if let Some(out) = OUT.get() {
+        out.finish();
+    }
+}
 
 /// Begins to log for the whole process. A second call changes nothing.
 pub fn init(settings: &Log) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr);
+    let stderr = OUT.get_or_init(Stderr::open).clone();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // Colours are for people who look, not for files.
     let colours = io::stderr().is_terminal();
     let _ = match settings.format {
         LogFormat::Json => builder.event_format(Lines).try_init(),
         LogFormat::Human => builder.with_target(false).with_ansi(colours).try_init(),
     };
-}
-
-/// A stderr that may be gone.
-#[derive(Clone, Copy, Debug)]
-struct Stderr;
-
-impl Write for Stderr {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Stderr {
-    type Writer = Stderr;
-
-    fn make_writer(&'a self) -> Stderr {
-        Stderr
-    }
 }
 
 /// One failure, as the log tells it.

@@ -9,3 +9,4 @@ mod lines;
 pub mod log;
 pub mod metrics;
 pub mod request_id;
+pub mod stderr;

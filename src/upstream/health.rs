@@ -66,6 +66,14 @@ async fn watch(shared: Arc<Shared>, member: Arc<Member>) {
     sleep(ejection::jitter(health.interval.min(Duration::from_secs(1)))).await;
     loop {
         let result = check(&shared, &member.target, &health).await;
+        if let Err(Unwell::Broken(failure)) = &result
+            && (failure.kind(), failure.phase()) == (Kind::ProxyInternalError, Phase::Connect)
+        {
+            // Our own trouble, as when no file can be opened: it says nothing of the endpoint.
+            tracing::warn!(endpoint = &**member.label(), %failure, "a health check could not be made");
+            sleep(health.interval).await;
+            continue;
+        }
         member.metrics.checked(result.is_ok());
         if let Some(up) = streak.next(result.is_ok()) {
             shared.checked(&member, up, result.err());

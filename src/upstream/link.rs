@@ -215,9 +215,12 @@ impl Upstream {
         let Member { target, metrics, .. } = &*choice.endpoint.member;
         let result = target.connect(&self.shared.settings, purpose, told).await;
         metrics.connected(result.is_ok());
-        let set = &choice.view.set;
-        set.roster.connected(choice.at, result.is_ok());
-        set.tell_whether_up(choice.at);
+        // Out of files or ports: that is our trouble, and says nothing of the endpoint.
+        if !matches!(&result, Err(failure) if failure.kind() == Kind::ProxyInternalError) {
+            let set = &choice.view.set;
+            set.roster.connected(choice.at, result.is_ok());
+            set.tell_whether_up(choice.at);
+        }
         result
     }
 }

@@ -201,6 +201,8 @@ fn flood(name: &str, upstream: &Upstream, begin: &[u8], again: impl Fn(u32) -> V
     let mut neighbour = Client::connect(Version::Http2, seawall.address());
     assert_eq!(neighbour.exchange(&Request::get(), upstream.gate()).status, 200, "{name}");
     let mut stream = http2::connect(seawall.address());
+    // Answers that nobody reads fill a small buffer sooner.
+    socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
     stream.write_all(begin).unwrap();
     let ended = (0..1_000_000).any(|round| stream.write_all(&again(round)).is_err());
     assert!(ended, "{name}: nobody has ended the connection");

@@ -142,6 +142,12 @@ families! {
     JOURNAL_DROPPED, "seawall_journal_dropped_total", Counter,
         ["reason"],
         "Failures that are missing in the journal's file: queue (too many at once) or write (it could not be written).";
+    LOG_DROPPED, "seawall_log_dropped_total", Counter,
+        ["reason"],
+        "Lines that are missing in the log: queue (nobody read it fast enough) or write (it could not be written).";
+    ACCEPT_FAILURES, "seawall_accept_failures_total", Counter,
+        [],
+        "Connections of clients that could not be accepted when they came, as when no file could be opened; they wait, and are accepted later.";
     CONFIG_RELOADS, "seawall_config_reloads_total", Counter,
         ["result"],
         "Configurations loaded since the start, ok or failed.";

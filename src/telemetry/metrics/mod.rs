@@ -21,6 +21,7 @@ use prometheus::{
 
 use crate::failure::{ClientFailure, Kind};
 use crate::telemetry::journal::file;
+use crate::telemetry::stderr;
 use family::Family;
 
 pub use upstream::{
@@ -79,6 +80,7 @@ pub struct Metrics {
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
     journal_dropped: IntCounterVec,
+    accept_failures: IntCounter,
     redirects: IntCounter,
     certificate_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
@@ -146,6 +148,9 @@ impl Metrics {
         for limit in ["connections", "per_address"] {
             connections_refused.with_label_values(&[limit]);
         }
+        if let Some(dropped) = &*stderr::DROPPED {
+            make.register(dropped.clone());
+        }
         let metrics = Metrics {
             failures: make.counter(&family::FAILURES)?,
             dependency_failures: make.counter(&family::DEPENDENCY_FAILURES)?,
@@ -183,6 +188,7 @@ impl Metrics {
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
             journal_dropped,
+            accept_failures: make.counter(&family::ACCEPT_FAILURES)?.with_label_values(NO_LABELS),
             redirects: make.counter(&family::REDIRECTS)?.with_label_values(NO_LABELS),
             certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
             certificate_expiry: make.gauge(&family::CERTIFICATE_EXPIRY)?,
@@ -249,6 +255,11 @@ impl Metrics {
     /// Counts a client's connection that was refused because of this limit.
     pub fn connection_refused(&self, limit: &'static str) {
         self.connections_refused.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub fn accept_failed(&self) {
+        self.accept_failures.inc();
     }
 
     /// Counts what the journal's file lacks.
