@@ -1,5 +1,6 @@
 //! Floor 7: the command line.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -89,20 +90,20 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Some(Command::Check { config }) => check(config.or(arguments.config)),
         Some(Command::Schema) => {
-            println!("{:#}", config::schema());
+            say(format_args!("{:#}", config::schema()));
             ExitCode::SUCCESS
         }
         Some(Command::Failures(options)) => match failures::run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(trouble) => {
-                eprintln!("seawall failures: {trouble}");
+                complain(format_args!("seawall failures: {trouble}"));
                 ExitCode::FAILURE
             }
         },
         Some(Command::Ready(options)) => match operator::ready(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
-                eprintln!("seawall ready: {why}");
+                complain(format_args!("seawall ready: {why}"));
                 ExitCode::FAILURE
             }
         },
@@ -112,15 +113,25 @@ pub fn run(arguments: Arguments) -> ExitCode {
         None => match load(arguments.config, arguments.upstream, arguments.listen) {
             Some(Ok((config, watch))) => serve(config, watch),
             Some(Err(diagnostics)) => {
-                eprintln!("{diagnostics}");
+                complain(format_args!("{diagnostics}"));
                 ExitCode::FAILURE
             }
             None => {
-                eprintln!("{ADVICE}");
+                complain(format_args!("{ADVICE}"));
                 ExitCode::from(2)
             }
         },
     }
+}
+
+/// Prints a line for whoever reads it: a pipe whose reader has gone is nobody's mistake.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The same for what went wrong.
+fn complain(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The configuration, and the file that it is from.
@@ -147,16 +158,16 @@ fn default_file() -> Option<PathBuf> {
 
 fn check(file: Option<PathBuf>) -> ExitCode {
     let Some(file) = file.or_else(default_file) else {
-        eprintln!("no configuration file: name one with -c FILE");
+        complain(format_args!("no configuration file: name one with -c FILE"));
         return ExitCode::from(2);
     };
     match config::load(&file) {
         Ok(config) => {
-            println!("{}", summary(&file, &config));
+            say(format_args!("{}", summary(&file, &config)));
             ExitCode::SUCCESS
         }
         Err(diagnostics) => {
-            eprintln!("{diagnostics}");
+            complain(format_args!("{diagnostics}"));
             ExitCode::FAILURE
         }
     }
@@ -225,7 +236,7 @@ fn serve_to_the_end(config: Config, watch: Option<Watch>) -> ExitCode {
 
 fn cannot_start(error: &StartError) -> ExitCode {
     let cause = std::error::Error::source(error).map(|e| format!(": {e}"));
-    eprintln!("seawall cannot start: {error}{}", cause.unwrap_or_default());
+    complain(format_args!("seawall cannot start: {error}{}", cause.unwrap_or_default()));
     ExitCode::FAILURE
 }
 

@@ -40,12 +40,19 @@ const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 
 /// A worker's socket of one listener.
 #[derive(Debug)]
 pub struct Listener {
-    /// The socket.
-    pub socket: TcpListener,
+    socket: TcpListener,
     /// What the next connection goes through.
-    pub way: CurrentWay,
+    way: CurrentWay,
     /// When the log was last told that accepting fails.
-    pub said: Cell<Option<Instant>>,
+    said: Cell<Option<Instant>>,
+}
+
+impl Listener {
+    /// A socket, and what its connections go through.
+    #[must_use]
+    pub fn new(socket: TcpListener, way: CurrentWay) -> Self {
+        Listener { socket, way, said: Cell::new(None) }
+    }
 }
 
 /// What a listener's connections go through, as it is now: a reload may replace it.

@@ -4,7 +4,7 @@
 //! then on its connections find the new state at their next request; nothing is shared with other
 //! workers on the way there.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::TcpListener as StdListener;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -219,7 +219,7 @@ impl Workplace {
                     Ok(socket) => {
                         let accepting = accept::run(
                             Rc::clone(&self.current),
-                            Listener { socket, way: Rc::clone(&current), said: Cell::default() },
+                            Listener::new(socket, Rc::clone(&current)),
                             drain.clone(),
                             self.open.clone(),
                         );

@@ -127,7 +127,7 @@ async fn act(config: Arc<Config>, story: &Story) -> Outcome {
     let way = Rc::new(RefCell::new(Rc::new(Way::new(&config.listeners[0], None))));
     let accepting = accept::run(
         Rc::new(Current::new(Rc::new(worker))),
-        Listener { socket: socket.clone(), way },
+        Listener::new(socket.clone(), way),
         drain,
         open.clone(),
     );

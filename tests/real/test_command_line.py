@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -91,6 +92,17 @@ def test_schema_is_a_json_schema(tmp_path):
     schema = json.loads(done.stdout)
     assert "json-schema.org" in schema["$schema"]
     assert {"listeners", "upstreams", "routes"} <= schema["properties"].keys()
+
+
+def test_a_reader_that_has_gone_is_nobodys_mistake(tmp_path):
+    (tmp_path / "bad.yaml").write_text(FIVE_MISTAKES)
+    for words, code in [(["schema"], 0), (["check", "-c", "bad.yaml"], 1), ([], 2), (["-c", "bad.yaml"], 1)]:
+        read, write = os.pipe()
+        os.close(read)
+        argv = [BINARY, *words]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=write, stderr=write, cwd=tmp_path, timeout=20)
+        os.close(write)
+        assert done.returncode == code, f"{words} ended with {done.returncode}"
 
 
 def test_one_upstream_needs_no_file(processes, events, port, tmp_path):
