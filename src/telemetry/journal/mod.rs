@@ -3,7 +3,7 @@
 //! Bounded: `journal.entries` entries, each at most [`EVIDENCE`] bytes of evidence and
 //! [`TEXT`] bytes for each other text, about 12 KiB in all. Shared by all workers behind a lock
 //! that only failures and operators take. With `journal.file` they are written to a file as well
-//! ([`file`]), and read from there when the process starts again ([`past`]).
+//! ([`mod@file`]), and read from there when the process starts again ([`past`]).
 
 pub mod file;
 pub mod past;
