@@ -5,7 +5,7 @@
 //! - A file is written by whoever has the line, at once: what is logged before an answer is in the
 //!   file before the answer. The same holds for devices such as `/dev/null`.
 //! - A pipe, a socket or a terminal may have a reader that stands still, and then a write waits for
-//!   ever. Lines for these go through a queue of [`LINES`] lines and [`BYTES`] bytes at most to a
+//!   ever. Lines for these go through a queue of `LINES` lines and `BYTES` bytes at most to a
 //!   thread that writes. What finds the queue full is dropped.
 //! - A line that was dropped, or could not be written (a full disk, a reader that went away), is
 //!   counted in `seawall_log_dropped_total`: when the log cannot say it, the metrics do. A queue that

@@ -2,7 +2,7 @@
 //!
 //! What must stay true:
 //!
-//! - No request waits for a disk. One thread writes; failures reach it through a queue of [`QUEUE`]
+//! - No request waits for a disk. One thread writes; failures reach it through a queue of `QUEUE`
 //!   entries, and what finds it full is dropped from the file, counted, and still in memory.
 //! - A line is whole or the file ends in it: lines are appended by one write(2) with `O_APPEND`, so
 //!   that two processes, while one takes over from the other, do not mix theirs. After a write that
@@ -12,7 +12,7 @@
 //!   while it is still there under its name, so that two processes do not rename it twice.
 //! - A file that somebody else has moved or removed is made anew with the next failure: logrotate
 //!   needs no signal.
-//! - A disk that is full, or a folder that is gone, is said once, tried again every [`AGAIN`], and
+//! - A disk that is full, or a folder that is gone, is said once, tried again every `AGAIN`, and
 //!   said to be over.
 
 use std::borrow::Cow;
@@ -97,7 +97,7 @@ impl Writer {
         }
     }
 
-    /// Waits until all is written, for [`FLUSH`] at most.
+    /// Waits until all is written, for `FLUSH` at most.
     pub fn finish(self) {
         let Writer { sender, ended, .. } = self;
         drop(sender);
