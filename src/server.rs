@@ -34,6 +34,8 @@ use crate::listen::renewal::{self, Renewal};
 use crate::listen::tls::{Store, TlsError};
 use crate::telemetry::journal::{Journal, file};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::request_id;
+use crate::telemetry::spans::Tracer;
 use crate::upstream::Shared;
 use crate::upstream::tls::TlsSettingsError;
 use sockets::{Inherited, Reuse, Sockets};
@@ -51,6 +53,7 @@ pub struct Running {
     admin_address: Option<SocketAddr>,
     metrics: Arc<Metrics>,
     journal: Arc<Journal>,
+    tracer: Option<Arc<Tracer>>,
     state: Arc<crate::admin::State>,
     drainer: Drainer,
     workers: Vec<AtWork>,
@@ -167,6 +170,7 @@ impl Server {
         let config = Arc::new(config);
         let metrics = Metrics::new().map_err(StartError::Metrics)?;
         let journal = Arc::new(journal(&config.journal, &metrics)?);
+        let tracer = tracer(&config, &metrics)?;
         let upstreams = config
             .upstreams
             .iter()
@@ -194,6 +198,7 @@ impl Server {
             admin_address: None,
             metrics: Arc::clone(&metrics),
             journal: Arc::clone(&journal),
+            tracer: tracer.clone(),
             state: Arc::clone(&state),
             drainer,
             workers: Vec::new(),
@@ -215,6 +220,7 @@ impl Server {
                     config: Arc::clone(&config),
                     upstreams: upstreams.clone(),
                     listeners,
+                    tracer: tracer.clone(),
                     // Nobody waits: the kernel accepts for a worker that is still on its way.
                     done: mpsc::channel().0,
                 },
@@ -296,6 +302,10 @@ impl Running {
         if let Some(admin) = self.admin.take() {
             admin.drainer.begin();
             let _ = admin.thread.join();
+        }
+        // The workers are gone, and their handles with them.
+        if let Some(tracer) = self.tracer.take().and_then(Arc::into_inner) {
+            tracer.finish();
         }
         self.journal.finish();
     }
@@ -380,6 +390,14 @@ fn journal(settings: &model::Journal, metrics: &Metrics) -> Result<Journal, Star
     let failed = |error| StartError::Journal(path.clone(), error);
     let file = file::Settings { path: path.clone(), size, files };
     Journal::with_file(settings.entries, file, dropped).map_err(failed)
+}
+
+/// The way to the OpenTelemetry collector, if there is one.
+fn tracer(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Tracer>>, StartError> {
+    let instance = config.forwarded.name.as_deref().unwrap_or(request_id::pseudonym());
+    let settings = config.tracing.as_ref();
+    let started = settings.map(|settings| Tracer::start(settings, instance, metrics.spans()));
+    started.transpose().map(|tracer| tracer.map(Arc::new)).map_err(StartError::Worker)
 }
 
 /// What all workers know of an upstream; `previous` is what it was before a reload.

@@ -50,6 +50,7 @@ fn extra(peer: &Peer) -> Extra<'_> {
         reserved: &[],
         request_id: b"e34479e161338332867c1683a120022e",
         framing: Framing::Empty,
+        recording: None,
         upgrade: false,
         websocket_key: None,
     }

@@ -485,6 +485,14 @@ ITSELF = [
         8,
     ),
     lines(
+        "Spans for OpenTelemetry",
+        "What became of them: dropped (more waited than the queue holds), failed (no collector took them in time), "
+        "rejected (the collector did not want them).",
+        [(per_second("seawall_spans_total", INSTANCE, "instance, result"), "{{instance}}: {{result}}")],
+        "cps",
+        8,
+    ),
+    lines(
         "Configurations loaded",
         "Since the start of each process; a failed one left the old one running.",
         [(f"sum by (instance, result) (seawall_config_reloads_total{{{INSTANCE}}})", "{{instance}}: {{result}}")],

@@ -227,7 +227,7 @@ const FIELDS = [
   ["kind", "kind"], ["phase", "phase"], ["outcome", "outcome"], ["request_id", "request id"], ["method", "method"],
   ["path", "path"], ["route", "route"], ["upstream", "upstream"], ["endpoint", "endpoint"], ["dependency", "dependency"],
   ["received_status", "the app's status"], ["status", "the client's status"], ["close_code", "close code"],
-  ["protocol", "protocol"], ["trace", "trace of"],
+  ["protocol", "protocol"], ["trace", "trace of"], ["trace_id", "trace id"],
 ];
 const FATES = {
   normalized: "the client got seawall's answer", aborted: "the client saw it cut off",

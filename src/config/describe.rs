@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::model::{
     Balance, Circuit, Concurrency, Config, Dns, HashKey, Health, HostPattern, ListenerTls,
-    PathPattern, Probe, ProxyProtocol, ProxyVersion, Records, ToldIdentity, UpstreamProtocol,
+    PathPattern, Probe, ProxyProtocol, ProxyVersion, Records, ToldIdentity, Tracing,
+    UpstreamProtocol,
 };
 use super::units::{bytes_text, duration_text};
 
@@ -175,6 +176,7 @@ impl Config {
                 "file_size": bytes_text(self.journal.file_bytes),
                 "files": self.journal.files,
             },
+            "tracing": self.tracing.as_ref().map(tracing),
             "shutdown": { "drain": duration_text(self.shutdown.drain) },
             "reload": {
                 "watch": self.reload.watch,
@@ -198,6 +200,20 @@ fn tls(tls: &ListenerTls) -> Value {
             "field": clients.field.as_str(),
         })),
         "hsts": tls.hsts.as_ref().and_then(|value| value.to_str().ok()),
+    })
+}
+
+fn tracing(tracing: &Tracing) -> Value {
+    json!({
+        "endpoint": &*tracing.url,
+        "service": &*tracing.service,
+        "sample": format!("{}%", tracing.sample_percent),
+        "fields": tracing.fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        "roots": tracing.roots.as_ref().map(|roots| roots.len()),
+        "queue": tracing.queue,
+        "batch": tracing.batch,
+        "interval": duration_text(tracing.interval),
+        "timeout": duration_text(tracing.timeout),
     })
 }
 

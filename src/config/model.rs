@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub log: Log,
     /// The failure journal.
     pub journal: Journal,
+    /// Spans for OpenTelemetry; `None` is none.
+    pub tracing: Option<Tracing>,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// When the file is read again.
@@ -631,6 +634,47 @@ pub struct Journal {
 impl Default for Journal {
     fn default() -> Self {
         Journal { entries: 1000, file: None, file_bytes: 16 * 1024 * 1024, files: 4 }
+    }
+}
+
+/// Spans of requests, for an OpenTelemetry collector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    /// Where they are sent: OTLP/HTTP, the path included.
+    pub url: Box<str>,
+    /// `service.name` of all spans. Default `seawall`.
+    pub service: Box<str>,
+    /// How many traces in a hundred are recorded where nobody has decided before. Default 100.
+    pub sample_percent: f64,
+    /// What requests to the collector bring, such as a key; never printed.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// Trusted roots; `None` is the system's.
+    pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// Requests that may wait to be sent. Default 2048.
+    pub queue: usize,
+    /// Most requests that are sent together. Default 512.
+    pub batch: usize,
+    /// How long a batch waits to become full. Default 1 s.
+    pub interval: Duration,
+    /// How long a batch may take to be sent, again if need be. Default 10 s.
+    pub timeout: Duration,
+}
+
+impl Tracing {
+    /// All the defaults, towards this collector.
+    #[must_use]
+    pub fn to(url: &str) -> Self {
+        Tracing {
+            url: url.into(),
+            service: "seawall".into(),
+            sample_percent: 100.0,
+            fields: Vec::new(),
+            roots: None,
+            queue: 2048,
+            batch: 512,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 

@@ -249,3 +249,49 @@ proptest! {
         let _ = parse("test.yaml", &text.into_iter().collect::<String>(), Path::new(""));
     }
 }
+
+#[test]
+fn a_collector_is_named_as_collectors_are() {
+    let tracing = |section: &str| {
+        let text = format!("{SMALLEST}tracing: {{ {section} }}\n");
+        parse("test.yaml", &text, Path::new("")).map(|config| config.tracing.unwrap())
+    };
+    for (endpoint, url) in [
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+        ("http://[::1]:4318/", "http://[::1]:4318/v1/traces"),
+        ("https://otlp.test/v1/traces", "https://otlp.test/v1/traces"),
+        ("https://otlp.test/tenant/7/", "https://otlp.test/tenant/7/v1/traces"),
+    ] {
+        let read = tracing(&format!("endpoint: '{endpoint}'")).unwrap();
+        assert_eq!(read, super::model::Tracing::to(url));
+    }
+    for (sample, percent) in [("0.01%", 0.01), ("5", 5.0), ("0%", 0.0), ("33.3 %", 33.3)] {
+        let read = tracing(&format!("endpoint: 'http://a:1', sample: '{sample}'")).unwrap();
+        assert_eq!(read.sample_percent, percent);
+    }
+    for (section, message, remedy) in [
+        ("service: a", "tracing needs `endpoint`", ""),
+        ("endpoint: 127.0.0.1:4318", "`endpoint` cannot be", "http://HOST:PORT"),
+        ("endpoint: grpc://a:4317", "`endpoint` cannot be", "http://HOST:PORT"),
+        ("endpoint: http://a:4317", "`endpoint` cannot be", "write 4318"),
+        ("endpoint: http://u:p@a:1", "`endpoint` cannot be", "remove the user name"),
+        ("endpoint: 'http://a:1/x?y'", "`endpoint` cannot be", "http://HOST:PORT"),
+        ("endpoint: http://a:1, sample: 101%", "`sample` cannot be", "0% to 100%"),
+        ("endpoint: http://a:1, sample: NaN", "`sample` cannot be", "0% to 100%"),
+        ("endpoint: http://a:1, service: a b", "`service` cannot be", "letters"),
+        ("endpoint: http://a:1, fields_file: absent", "`fields_file` cannot be", "cannot be read"),
+        (
+            "endpoint: http://a:1, fields_file: Cargo.toml",
+            "`fields_file` cannot be",
+            "in its line 1",
+        ),
+        ("endpoint: http://a:1, queue: 0", "`queue` cannot be", "from 1 to"),
+    ] {
+        let found = errors(&format!("{SMALLEST}tracing: {{ {section} }}\n"));
+        let expected = |(line, _, said, told): &(usize, usize, String, String)| {
+            *line == 5 && said.contains(message) && told.contains(remedy)
+        };
+        assert!(found.iter().any(expected), "{section}: {found:?}");
+        assert_eq!(found.len(), 1, "{section}: {found:?}");
+    }
+}

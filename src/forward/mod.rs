@@ -22,6 +22,7 @@ pub mod request;
 pub mod response;
 pub mod retry;
 pub mod settle;
+mod spans;
 pub mod sse;
 pub mod websocket;
 
@@ -47,9 +48,11 @@ use crate::config::model::{self, Config};
 use crate::failure::rehearsal::{self, Rehearsal};
 use crate::failure::{ClientFailure, Failure, Kind, Phase, Protocol, render};
 use crate::route::{NoRoute, Router};
+use crate::telemetry::Telemetry;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::request_id::{self, RequestId, RequestIds};
+use crate::telemetry::spans::Tracer;
 use crate::upstream::Upstream;
 use crate::upstream::exchange::Framing;
 use crate::websocket::handshake;
@@ -62,6 +65,8 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// The failure journal.
     pub journal: Arc<Journal>,
+    /// The way to an OpenTelemetry collector, if there is one.
+    pub tracer: Option<Arc<Tracer>>,
     /// One log line per request.
     pub access_log: bool,
     /// Limits towards clients.
@@ -103,10 +108,10 @@ impl Worker {
     pub fn new(
         config: &Config,
         upstreams: &[Rc<Upstream>],
-        metrics: Arc<Metrics>,
-        journal: Arc<Journal>,
+        telemetry: Telemetry,
         previous: Option<&Worker>,
     ) -> Self {
+        let Telemetry { metrics, journal, tracer } = telemetry;
         // Old sessions keep their worker: as many buffers as reloads would be too many.
         let scratch = previous
             .filter(|previous| previous.websocket.read == config.websocket.read)
@@ -145,6 +150,7 @@ impl Worker {
             ids: RefCell::new(RequestIds::new()),
             metrics,
             journal,
+            tracer,
         }
     }
 
@@ -198,6 +204,10 @@ pub async fn handle(
     let grpc = parts.headers.get(CONTENT_TYPE).filter(|value| render::is_grpc(value.as_bytes()));
     let grpc = grpc.cloned();
     let rehearsal = find_rehearsal(&route, &parts);
+    let recording = worker.tracer.as_deref().map(|tracer| {
+        // Boxed, and made elsewhere: most do not have it.
+        spans::begin(&worker, tracer, &client, &parts, host)
+    });
     let held = Held::new(Subject {
         worker: Rc::clone(&worker),
         route: Rc::clone(&route),
@@ -219,6 +229,7 @@ pub async fn handle(
         },
         grpc,
         rehearsal: rehearsal.as_ref().ok().copied().flatten(),
+        recording,
     });
     let offer = match offer.transpose() {
         Ok(offer) => offer,
@@ -262,6 +273,7 @@ pub async fn handle(
             request_id: id.as_bytes(),
             framing,
             upgrade: offer.is_some(),
+            recording: held.subject().and_then(|subject| subject.recording.as_deref()),
             websocket_key: offer.as_ref().and_then(|offer| offer.key.as_deref()),
         },
         expects_continue,

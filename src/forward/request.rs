@@ -18,6 +18,8 @@ use http::{Method, Version, request};
 use super::entrance::Entrance;
 use crate::failure::{ClientFailure, rehearsal};
 use crate::telemetry::request_id;
+use crate::telemetry::spans::Recording;
+use crate::telemetry::spans::context::TRACEPARENT;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
@@ -166,6 +168,16 @@ pub fn trusted_id<'r>(parts: &'r request::Parts, peer: &Peer) -> Option<&'r str>
     request_id::is_acceptable(id).then_some(id)
 }
 
+/// The client's address as a trusted proxy tells it: what it has appended is whom it saw (RFC 7239
+/// §5.2, X-Forwarded-For).
+pub fn told_address<'r>(fields: &'r HeaderMap, peer: &Peer) -> Option<&'r [u8]> {
+    if !peer.trusted.get() {
+        return None;
+    }
+    let told = fields.get_all(&X_FORWARDED_FOR).iter().next_back()?;
+    told.as_bytes().rsplit(|byte| *byte == b',').next().map(<[u8]>::trim_ascii)
+}
+
 /// How the request's content will be framed towards the upstream.
 pub fn framing(parts: &request::Parts, exact: Option<u64>) -> Framing {
     match exact {
@@ -191,6 +203,8 @@ pub struct Extra<'r> {
     pub request_id: &'r [u8],
     /// How the content is framed.
     pub framing: Framing,
+    /// The request's place in its trace, if there is tracing.
+    pub recording: Option<&'r Recording>,
     /// Ask for a WebSocket (RFC 6455 §4.1).
     pub upgrade: bool,
     /// The key to ask with, where the client's handshake has none: an extended CONNECT (RFC 8441)
@@ -301,6 +315,7 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
         if is_rewritten(name, extra.peer.trusted.get())
             || listed.contains(name)
             || extra.reserved.iter().any(|reserved| is_like(name, reserved))
+            || extra.recording.is_some_and(|recording| recording.replaces(name))
         {
             continue;
         }
@@ -314,6 +329,9 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     via(out, parts, extra.via);
     forwarding(out, parts, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
+    if let Some(recording) = extra.recording {
+        out.write(&TRACEPARENT, |out| out.extend_from_slice(&recording.traceparent()));
+    }
 }
 
 /// Whether an app may take one name for the other: CGI and its descendants (WSGI, Rack, PHP) know no
@@ -501,6 +519,7 @@ mod tests {
             reserved: &[],
             request_id: b"id-1",
             framing,
+            recording: None,
             upgrade: false,
             websocket_key: None,
         };
@@ -538,6 +557,7 @@ mod tests {
             reserved: &[],
             request_id: b"id-1",
             framing: Framing::Length(5),
+            recording: None,
             upgrade: false,
             websocket_key: None,
         };
@@ -660,6 +680,7 @@ mod tests {
             reserved: &[],
             request_id: b"i",
             framing: Framing::Empty,
+            recording: None,
             upgrade: false,
             websocket_key: None,
         };

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::COOKIE;
-use http::{HeaderName, Method, StatusCode, request};
+use http::{HeaderName, Method, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -40,7 +40,6 @@ use crate::upstream::upload::ContentLimit;
 use crate::upstream::{Choice, InFlight, Link, Need, Outcome, balance, http1, http2};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A request whose response has come: all of it, or as much as is held.
 #[derive(Debug)]
@@ -149,8 +148,10 @@ pub async fn send(
     let mut need = if outgoing.extra.upgrade { Need::Upgrade } else { Need::Any };
     let mut earlier: Option<Failure> = None;
     loop {
+        attempts.begin(&endpoint);
         let (failure, next) = match attempts.run(&endpoint, need).await {
             Ok(mut answered) => {
+                attempts.answered(&answered);
                 answered.passage = passage;
                 answered.in_flight = Some(in_flight);
                 attempts.replay.forget();
@@ -165,6 +166,7 @@ pub async fn send(
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
             Err(Trouble::Unreachable(failure)) => {
+                attempts.failed(&failure);
                 upstream.report(&endpoint, Outcome::Broken(&failure));
                 let next = attempts.after_unreachable(&endpoint, &mut in_flight, &failure).await;
                 (failure, next)
@@ -172,6 +174,7 @@ pub async fn send(
             Err(Trouble::Upstream(failure, Fate::Stale { unsent }))
                 if (unsent || attempts.idempotent) && attempts.replay.is_possible() =>
             {
+                attempts.failed(&failure);
                 // Says nothing of the upstream: it closed a connection that nobody used.
                 upstream.metrics().retried(RetryResult::Stale);
                 tracing::debug!(%failure, "the idle connection was closed; sending again");
@@ -180,6 +183,7 @@ pub async fn send(
                 continue;
             }
             Err(Trouble::Upstream(failure, fate)) => {
+                attempts.failed(&failure);
                 upstream.report(&endpoint, Outcome::Broken(&failure));
                 let next = attempts.after(&endpoint, &mut in_flight, &failure, fate);
                 (upstream.place(&endpoint, failure), next)
@@ -199,9 +203,34 @@ pub async fn send(
 }
 
 impl Attempts<'_> {
-    /// One attempt at one endpoint.
-    async fn run(&mut self, endpoint: &Choice, need: Need) -> Result<Answered, Trouble> {
+    /// Another attempt begins.
+    fn begin(&mut self, endpoint: &Choice) {
         self.begun += 1;
+        if let Some(recording) = self.outgoing.extra.recording {
+            recording.attempt(endpoint.label(), &mut self.worker.ids.borrow_mut());
+        }
+    }
+
+    /// Tells the attempt's span who answered what.
+    fn answered(&self, answered: &Answered) {
+        if let Some(recording) = self.outgoing.extra.recording {
+            let version = match &answered.exchange {
+                Exchange::Http1(_) => Version::HTTP_11,
+                Exchange::Http2(_) => Version::HTTP_2,
+            };
+            recording.attempted(Ok((answered.head.status.as_u16(), version)));
+        }
+    }
+
+    /// Tells the attempt's span why nobody answered. A client's failure ends it with its request.
+    fn failed(&self, failure: &Failure) {
+        if let Some(recording) = self.outgoing.extra.recording {
+            recording.attempted(Err(failure.kind()));
+        }
+    }
+
+    /// One attempt at one endpoint.
+    async fn run(&self, endpoint: &Choice, need: Need) -> Result<Answered, Trouble> {
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
         let told = self.outgoing.extra.peer.told.as_deref();
@@ -385,11 +414,8 @@ fn key(route: &Route, outgoing: &Outgoing<'_>) -> Option<u64> {
         }
         HashKey::Address => {
             let peer = outgoing.extra.peer;
-            // What a trusted proxy has appended is whom it saw (RFC 7239 §5.2, X-Forwarded-For).
-            let told = fields.get_all(&X_FORWARDED_FOR).iter().next_back();
-            let last = told.and_then(|value| value.as_bytes().rsplit(|b| *b == b',').next());
-            match last.filter(|_| peer.trusted.get()) {
-                Some(address) => Some(balance::key(address.trim_ascii())),
+            match rewrite::told_address(fields, peer) {
+                Some(address) => Some(balance::key(address)),
                 None => Some(match peer.address {
                     IpAddr::V4(address) => balance::key(&address.octets()),
                     IpAddr::V6(address) => balance::key(&address.octets()),

@@ -22,6 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use tokio::time::Instant;
 
 use super::content::Content;
+use super::spans::owner;
 use super::{Route, Worker};
 use crate::failure::policy::{Decision, Policy};
 use crate::failure::rehearsal::Rehearsal;
@@ -29,7 +30,10 @@ use crate::failure::render::{self, Answer, CloseFrame};
 use crate::failure::{ClientFailure, Failure, Outcome, Protocol};
 use crate::telemetry::journal::Entry;
 use crate::telemetry::log::{AccessLine, FailureLine};
+use crate::telemetry::metrics::SessionSummary;
 use crate::telemetry::request_id::RequestId;
+use crate::telemetry::spans::Recording;
+use crate::telemetry::spans::context::TraceId;
 
 /// What settling has to know about a request.
 #[derive(Debug)]
@@ -58,6 +62,15 @@ pub struct Subject {
     pub grpc: Option<HeaderValue>,
     /// A failure that the client asked for, in the middle of its response.
     pub rehearsal: Option<Rehearsal>,
+    /// Its place in its trace, if there is tracing.
+    pub recording: Option<Box<Recording>>,
+}
+
+impl Subject {
+    /// The trace that it belongs to, if there is tracing.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.recording.as_ref().map(|recording| recording.trace())
+    }
 }
 
 /// A request whose response has not been committed.
@@ -113,7 +126,7 @@ impl Held {
     /// Answers a failure of the client.
     pub fn refuse(mut self, failure: ClientFailure) -> Response<Content> {
         let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
-        subject.worker.metrics.client(failure);
+        blame_client(&subject, failure);
         let answer = render::client(failure, subject.id.as_str(), accept(&subject).as_deref());
         reply(&subject, answer)
     }
@@ -188,7 +201,7 @@ impl Committed {
     /// The client broke its side: the response is cut off, and it is not the upstream's failure.
     pub fn forsake(mut self, failure: ClientFailure) {
         if let Some(subject) = self.subject.take() {
-            subject.worker.metrics.client(failure);
+            blame_client(&subject, failure);
             ended(&subject, self.status);
         }
     }
@@ -201,6 +214,9 @@ impl Committed {
         subject.uri = Uri::try_from(subject.uri.path().to_owned()).unwrap_or_default();
         subject.accept = None;
         subject.origin = None;
+        if let Some(recording) = &mut subject.recording {
+            recording.upgraded(&mut subject.worker.ids.borrow_mut());
+        }
         Some(Session { subject })
     }
 }
@@ -215,6 +231,17 @@ impl Session {
     /// The request that opened it.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// The session is over.
+    pub fn ended(&self, summary: &SessionSummary) {
+        let Subject { worker, recording, .. } = &*self.subject;
+        if let (Some(tracer), Some(recording)) = (&worker.tracer, recording) {
+            recording
+                .closed(summary, &owner(&self.subject))
+                .into_iter()
+                .for_each(|span| tracer.send(span));
+        }
     }
 
     /// Settles the failure that ends the session; gives the Close frame for the client.
@@ -251,10 +278,17 @@ fn accept(subject: &Subject) -> Option<Vec<u8>> {
     subject.accept.as_ref().map(|value| value.as_bytes().to_vec())
 }
 
+fn blame_client(subject: &Subject, failure: ClientFailure) {
+    subject.worker.metrics.client(failure);
+    if let Some(recording) = &subject.recording {
+        recording.refused(failure.name());
+    }
+}
+
 /// The client closed before its response was complete. 499 is what operators know it as; nobody
 /// was sent it.
 fn gone(subject: &Subject, committed: Option<u16>) {
-    subject.worker.metrics.client(ClientFailure::Gone);
+    blame_client(subject, ClientFailure::Gone);
     ended(subject, committed.unwrap_or(499));
 }
 
@@ -287,13 +321,20 @@ fn ended(subject: &Subject, status: u16) {
             route: &subject.route.settings.name,
             upstream: &subject.route.settings.upstream.name,
             elapsed,
+            trace_id: subject.trace_id(),
         }
         .emit();
+    }
+    if let (Some(tracer), Some(recording)) = (&subject.worker.tracer, &subject.recording) {
+        recording.ended(status, &owner(subject)).into_iter().for_each(|span| tracer.send(span));
     }
 }
 
 /// Counts, logs and journals one failure, once.
 fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
+    if let Some(recording) = &subject.recording {
+        recording.failed(&failure, outcome);
+    }
     if failure.is_rehearsed() {
         let route = &subject.route.settings.name;
         subject.worker.metrics.rehearsed(route, failure.kind());
@@ -312,6 +353,7 @@ fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
         path: subject.uri.path(),
         status: sent.status,
         close_code: sent.close_code,
+        trace_id: subject.trace_id(),
         chain: &chain,
     };
     line.emit();

@@ -163,12 +163,14 @@ pub async fn run<C>(
     };
     let elapsed = started.elapsed();
     metrics.closed(&report.summary, elapsed);
+    session.ended(&report.summary);
     WebsocketLine {
         request_id: session.subject().id.as_str(),
         upstream: &route.settings.upstream.name,
         path: session.subject().uri.path(),
         summary: &report.summary,
         elapsed,
+        trace_id: session.subject().trace_id(),
     }
     .emit();
     if report.abort_upstream {

@@ -72,6 +72,7 @@ impl Diff {
             differs("clients", same(&old.clients, &new.clients)),
             differs("forwarded", same(&old.forwarded, &new.forwarded)),
             differs("log.access", old.log.access == new.log.access),
+            differs("tracing", old.tracing == new.tracing),
             differs("shutdown", same(&old.shutdown, &new.shutdown)),
             differs("reload", same(&old.reload, &new.reload)),
         ];

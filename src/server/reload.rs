@@ -15,7 +15,9 @@ use std::time::Duration;
 use super::diff::{self, Diff};
 use super::sockets::Inherited;
 use super::worker::{Change, Serve};
-use super::{Bound, Running, StartError, dependencies, open_listener, shared_upstream, store};
+use super::{
+    Bound, Running, StartError, dependencies, open_listener, shared_upstream, store, tracer,
+};
 use crate::config::{self, model::Config};
 use crate::upstream::Shared;
 
@@ -60,10 +62,16 @@ impl Running {
                 .map_err(|error| StartError::UpstreamTls(Arc::clone(&settings.name), error))?;
         }
         let listeners = self.plan_listeners(&config)?;
+        let tracer = match self.config.tracing == config.tracing {
+            true => self.tracer.clone(),
+            false => tracer(&config, &self.metrics)?,
+        };
 
         // From here on nothing fails: what `Shared::new` may refuse was tried above.
         let upstreams = self.plan_upstreams(&config)?;
         let serve = self.change_listeners(listeners);
+        // The old one sends what it has when the last request that uses it is over.
+        self.tracer = tracer;
         self.tell_workers(&config, &upstreams, serve);
         if let Err(error) = self.watch_certificates() {
             tracing::error!(%error, "changed certificates will not be noticed");
@@ -183,6 +191,7 @@ impl Running {
                 config: Arc::clone(config),
                 upstreams: upstreams.to_vec(),
                 listeners,
+                tracer: self.tracer.clone(),
                 done: done.clone(),
             });
         }

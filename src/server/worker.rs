@@ -24,8 +24,10 @@ use crate::listen::accept::{self, CurrentWay, Listener, Way};
 use crate::listen::drain::Open;
 use crate::listen::tls::Store;
 use crate::net::TcpListener;
+use crate::telemetry::Telemetry;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Tracer;
 use crate::upstream::{Shared, Upstream, Watching, watch};
 
 /// How often idle upstream connections are looked through.
@@ -38,6 +40,7 @@ pub(super) struct Change {
     pub(super) upstreams: Vec<Arc<Shared>>,
     /// All listeners. Those that the worker knows have no sockets here.
     pub(super) listeners: Vec<Serve>,
+    pub(super) tracer: Option<Arc<Tracer>>,
     /// Told when it is done, and the sockets of listeners that are gone are closed.
     pub(super) done: Sender<()>,
 }
@@ -87,8 +90,7 @@ impl Seed {
 /// Everything that belongs to one worker.
 struct Workplace {
     number: usize,
-    metrics: Arc<Metrics>,
-    journal: Arc<Journal>,
+    telemetry: Telemetry,
     config: Arc<Config>,
     current: Rc<Current>,
     upstreams: Rc<Upstreams>,
@@ -131,17 +133,16 @@ impl Upstreams {
 impl Workplace {
     fn new(number: usize, metrics: Arc<Metrics>, journal: Arc<Journal>, first: Change) -> Self {
         let upstreams = Rc::new(Upstreams::default());
+        let telemetry = Telemetry { metrics, journal, tracer: first.tracer };
         let worker = Worker::new(
             &first.config,
             &take_over(&upstreams, number, &first.upstreams),
-            Arc::clone(&metrics),
-            Arc::clone(&journal),
+            telemetry.clone(),
             None,
         );
         let mut workplace = Workplace {
             number,
-            metrics,
-            journal,
+            telemetry,
             config: Arc::clone(&first.config),
             current: Rc::new(Current::new(Rc::new(worker))),
             sweeping: tokio::task::spawn_local(Rc::clone(&upstreams).sweep()),
@@ -159,13 +160,9 @@ impl Workplace {
 
     fn apply(&mut self, change: Change) {
         let upstreams = take_over(&self.upstreams, self.number, &change.upstreams);
-        let worker = Worker::new(
-            &change.config,
-            &upstreams,
-            Arc::clone(&self.metrics),
-            Arc::clone(&self.journal),
-            Some(&self.current.get()),
-        );
+        self.telemetry.tracer = change.tracer;
+        let (telemetry, previous) = (self.telemetry.clone(), self.current.get());
+        let worker = Worker::new(&change.config, &upstreams, telemetry, Some(&previous));
         self.current.replace(Rc::new(worker));
         self.config = change.config;
         self.upstreams.clear_retired();

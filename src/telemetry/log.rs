@@ -10,6 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::lines::Lines;
+use super::spans::context::TraceId;
 use super::stderr::Stderr;
 use crate::config::model::{Log, LogFormat};
 use crate::failure::{Failure, Kind, Outcome, Protocol};
@@ -58,6 +59,8 @@ pub struct FailureLine<'a> {
     pub status: Option<u16>,
     /// The close code that the client got, if it got one.
     pub close_code: Option<u16>,
+    /// The trace that the request belongs to, if there is tracing.
+    pub trace_id: Option<TraceId>,
     /// The errors beneath, outermost first.
     pub chain: &'a [String],
 }
@@ -89,6 +92,7 @@ impl FailureLine<'_> {
                     received_status = failure.received_status(),
                     status = self.status,
                     close_code = self.close_code,
+                    trace_id = self.trace_id.map(display),
                     method = self.method,
                     path = self.path,
                     error = (!chain.is_empty()).then_some(&*chain),
@@ -124,6 +128,8 @@ pub struct AccessLine<'a> {
     pub upstream: &'a str,
     /// From the request's head to the end of its response.
     pub elapsed: Duration,
+    /// The trace that the request belongs to, if there is tracing.
+    pub trace_id: Option<TraceId>,
 }
 
 impl AccessLine<'_> {
@@ -139,6 +145,7 @@ impl AccessLine<'_> {
             route = self.route,
             upstream = self.upstream,
             seconds = self.elapsed.as_secs_f64(),
+            trace_id = self.trace_id.map(display),
             "request"
         );
     }
@@ -157,6 +164,8 @@ pub struct WebsocketLine<'a> {
     pub summary: &'a super::metrics::SessionSummary,
     /// From the 101 to the end.
     pub elapsed: Duration,
+    /// The trace that the request belongs to, if there is tracing.
+    pub trace_id: Option<TraceId>,
 }
 
 impl WebsocketLine<'_> {
@@ -176,6 +185,7 @@ impl WebsocketLine<'_> {
             bytes_to_upstream = summary.to_upstream.bytes,
             cut_to_upstream = summary.to_upstream.cut,
             seconds = self.elapsed.as_secs_f64(),
+            trace_id = self.trace_id.map(display),
             "websocket closed"
         );
     }

@@ -102,7 +102,8 @@ impl RequestIds {
         RequestId(Text::Made(digits))
     }
 
-    fn random(&mut self) -> u64 {
+    /// So many random bits: for names, not for secrets.
+    pub fn random(&mut self) -> u64 {
         let [mut x, y] = self.state;
         x ^= x << 23;
         let next = x ^ y ^ (x >> 18) ^ (y >> 5);

@@ -364,7 +364,7 @@ impl Upstream {
     /// Completes a failure with the names of this upstream and the endpoint.
     pub fn place(&self, choice: &Choice, failure: Failure) -> Failure {
         let failure = failure.at_upstream(&self.shared.settings.name);
-        failure.at_endpoint(choice.endpoint.member.label())
+        failure.at_endpoint(choice.label())
     }
 
     /// Closes idle connections that are too old, were closed by the upstream, or lead where no request

@@ -96,6 +96,12 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// The endpoint's name in metrics and logs.
+    #[must_use]
+    pub fn label(&self) -> &Arc<str> {
+        self.endpoint.member.label()
+    }
+
     pub(super) fn of(view: &Rc<View>, at: usize) -> Option<Self> {
         let endpoint = Rc::clone(view.endpoints.get(at)?);
         Some(Choice { view: Rc::clone(view), at, endpoint })

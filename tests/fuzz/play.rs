@@ -18,6 +18,7 @@ use seawall::forward::current::Current;
 use seawall::listen::accept::{self, Listener, Way};
 use seawall::listen::drain::{Drainer, Open};
 use seawall::net::memory::{self, TcpListener, TcpStream};
+use seawall::telemetry::Telemetry;
 use seawall::telemetry::journal::Journal;
 use seawall::telemetry::metrics::Metrics;
 use seawall::upstream::{Shared, Upstream};
@@ -120,7 +121,8 @@ async fn act(config: Arc<Config>, story: &Story) -> Outcome {
     let shared = Shared::new(Arc::clone(settings), handles, None).expect("an upstream");
     let upstream = Rc::new(Upstream::new(Arc::new(shared), 0));
     let (metrics, journal) = (Arc::clone(&METRICS), Arc::clone(&JOURNAL));
-    let worker = Worker::new(&config, &[Rc::clone(&upstream)], metrics, journal, None);
+    let telemetry = Telemetry { metrics, journal, tracer: None };
+    let worker = Worker::new(&config, &[Rc::clone(&upstream)], telemetry, None);
     let (drainer, drain) = Drainer::new();
     let open = Open::default();
     let socket = TcpListener::default();

@@ -11,6 +11,7 @@ mod reload;
 mod rendering;
 mod route;
 mod survive;
+mod tracing;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
     entrance::trust(&root, &listeners, &forwarded);
     let log = log(&root);
     let journal = journal(&root, base);
+    let tracing = tracing::tracing(&root, base);
     let shutdown = shutdown(&root);
     let reload = reload::reload(&root);
     root.finish();
@@ -67,6 +69,7 @@ pub fn config(root: Scope<'_>, base: Base<'_>) -> Config {
         forwarded,
         log,
         journal,
+        tracing,
         shutdown,
         reload,
     }

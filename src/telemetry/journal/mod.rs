@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use self::file::{Dropped, Settings, Writer};
 use super::log::FailureLine;
+use super::spans::context::TraceId;
 use crate::failure::{Kind, Outcome, Phase, Protocol};
 
 /// Most bytes of evidence that an entry keeps.
@@ -42,6 +43,7 @@ pub struct Entry {
     received_status: Option<u16>,
     status: Option<u16>,
     close_code: Option<u16>,
+    trace_id: Option<TraceId>,
     method: Box<str>,
     path: Box<str>,
     chain: Box<[Box<str>]>,
@@ -71,6 +73,7 @@ impl Entry {
             received_status: failure.received_status(),
             status: line.status,
             close_code: line.close_code,
+            trace_id: line.trace_id,
             method: text(line.method),
             path: text(line.path),
             chain: line.chain.iter().map(|error| text(error)).collect(),
@@ -101,6 +104,7 @@ impl Entry {
             "received_status": self.received_status,
             "status": self.status,
             "close_code": self.close_code,
+            "trace_id": self.trace_id.map(|trace| trace.to_string()),
             "method": &*self.method,
             "path": &*self.path,
             "error": Some(&self.chain).filter(|chain| !chain.is_empty()),
@@ -115,7 +119,7 @@ impl Entry {
 }
 
 /// At most `limit` bytes of the text, cut between characters.
-fn cut(text: &str, limit: usize) -> &str {
+pub(super) fn cut(text: &str, limit: usize) -> &str {
     let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -297,6 +301,7 @@ pub(super) mod tests {
             path: &"ä".repeat(2000),
             status: Some(500),
             close_code: None,
+            trace_id: None,
             chain: &failure.chain(),
         })
     }

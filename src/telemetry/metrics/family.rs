@@ -145,6 +145,9 @@ families! {
     LOG_DROPPED, "seawall_log_dropped_total", Counter,
         ["reason"],
         "Lines that are missing in the log: queue (nobody read it fast enough) or write (it could not be written).";
+    SPANS, "seawall_spans_total", Counter,
+        ["result"],
+        "Spans for the OpenTelemetry collector: exported, dropped (more waited than the queue holds), failed (no collector took them in time) or rejected (the collector did not want them).";
     ACCEPT_FAILURES, "seawall_accept_failures_total", Counter,
         [],
         "Connections of clients that could not be accepted when they came, as when no file could be opened; they wait, and are accepted later.";

@@ -21,6 +21,7 @@ use prometheus::{
 
 use crate::failure::{ClientFailure, Kind};
 use crate::telemetry::journal::file;
+use crate::telemetry::spans::export;
 use crate::telemetry::stderr;
 use family::Family;
 
@@ -80,6 +81,7 @@ pub struct Metrics {
     client_connections: IntGauge,
     config_reloads: IntCounterVec,
     journal_dropped: IntCounterVec,
+    spans: IntCounterVec,
     accept_failures: IntCounter,
     redirects: IntCounter,
     certificate_reloads: IntCounterVec,
@@ -144,6 +146,10 @@ impl Metrics {
         for reason in ["queue", "write"] {
             journal_dropped.with_label_values(&[reason]);
         }
+        let spans = make.counter(&family::SPANS)?;
+        for result in ["exported", "dropped", "failed", "rejected"] {
+            spans.with_label_values(&[result]);
+        }
         let connections_refused = make.counter(&family::CLIENT_CONNECTIONS_REFUSED)?;
         for limit in ["connections", "per_address"] {
             connections_refused.with_label_values(&[limit]);
@@ -188,6 +194,7 @@ impl Metrics {
             client_connections: client_connections.with_label_values(NO_LABELS),
             config_reloads,
             journal_dropped,
+            spans,
             accept_failures: make.counter(&family::ACCEPT_FAILURES)?.with_label_values(NO_LABELS),
             redirects: make.counter(&family::REDIRECTS)?.with_label_values(NO_LABELS),
             certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
@@ -267,6 +274,18 @@ impl Metrics {
     pub fn journal_dropped(&self) -> file::Dropped {
         let reason = |reason| self.journal_dropped.with_label_values(&[reason]);
         file::Dropped { queue: reason("queue"), write: reason("write") }
+    }
+
+    /// Counts what becomes of spans.
+    #[must_use]
+    pub fn spans(&self) -> export::Results {
+        let result = |result| self.spans.with_label_values(&[result]);
+        export::Results {
+            exported: result("exported"),
+            dropped: result("dropped"),
+            failed: result("failed"),
+            rejected: result("rejected"),
+        }
     }
 
     /// Counts a configuration that was loaded, or could not be.
