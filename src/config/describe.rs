@@ -48,6 +48,7 @@ impl Config {
                     "idle": duration_text(timeouts.idle),
                     "expect_continue": duration_text(timeouts.expect_continue),
                     "keep_alive": duration_text(timeouts.keep_alive),
+                    "refusal": duration_text(timeouts.refusal),
                 },
                 "limits": {
                     "connections": limits.connections,

@@ -234,6 +234,8 @@ pub struct Timeouts {
     pub expect_continue: Duration,
     /// How long an unused connection is kept. Default 60 s.
     pub keep_alive: Duration,
+    /// How long an endpoint that has refused a connection is taken at its word. Default 5 ms.
+    pub refusal: Duration,
 }
 
 impl Default for Timeouts {
@@ -245,6 +247,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(30),
             expect_continue: Duration::from_secs(1),
             keep_alive: Duration::from_secs(60),
+            refusal: Duration::from_millis(5),
         }
     }
 }

@@ -54,6 +54,7 @@ struct Detail {
     evidence: Option<Bytes>,
     source: Option<Source>,
     unprocessed: bool,
+    repeated: bool,
 }
 
 impl Failure {
@@ -120,6 +121,18 @@ impl Failure {
     pub fn unprocessed(mut self) -> Self {
         self.detail.unprocessed = true;
         self
+    }
+
+    /// Nobody tried: it is what came of the last try, a moment ago.
+    pub fn repeated(mut self) -> Self {
+        self.detail.repeated = true;
+        self
+    }
+
+    /// Whether nobody tried: the endpoint's failure has been told already.
+    #[must_use]
+    pub fn is_repeated(&self) -> bool {
+        self.detail.repeated
     }
 
     /// Whether the upstream has certainly not processed the request: there was no connection, or

@@ -120,14 +120,26 @@ fn push_text(line: &mut String, text: &str) {
     line.push('"');
 }
 
+/// Bytes that may have to be escaped. A table, because a line has hundreds of bytes and a failing
+/// upstream many lines.
+const MAY_BE_SPECIAL: [bool; 256] = {
+    // A C1 control is two bytes, of which this is the first one; so it is of some letters.
+    const C1: usize = 0xc2;
+    let mut may_be = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        may_be[byte] = byte < 0x20 || matches!(byte, 0x22 | 0x5c | 0x7f | C1);
+        byte += 1;
+    }
+    may_be
+};
+
 /// Escapes what JSON demands (RFC 8259 §7), and DEL and the C1 controls, which a terminal might obey.
 fn push_escaped(line: &mut String, text: &str) {
-    // A C1 control is two bytes, of which this is the first one; so it is of some letters.
-    const C1: u8 = 0xc2;
-    let may_be_special = |byte: u8| byte < b' ' || matches!(byte, b'"' | b'\\' | 0x7f | C1);
+    let special = |byte: u8| MAY_BE_SPECIAL[usize::from(byte)];
     let mut rest = text;
     while let Some((plain, special)) =
-        rest.bytes().position(may_be_special).and_then(|at| rest.split_at_checked(at))
+        rest.bytes().position(special).and_then(|at| rest.split_at_checked(at))
     {
         line.push_str(plain);
         let mut characters = special.chars();

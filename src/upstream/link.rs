@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::http2::session::{Lease, Session};
 use super::pool::{Connection, Pool, Ticket};
 use super::proxy_protocol::Told;
@@ -212,9 +214,15 @@ impl Upstream {
         purpose: Purpose,
         told: Option<&Told>,
     ) -> Result<Stream, Failure> {
-        let Member { target, metrics, .. } = &*choice.endpoint.member;
+        let endpoint = &choice.endpoint;
+        if let Some(failure) = endpoint.still_refuses(self.shared.settings.timeouts.refusal) {
+            return Err(failure);
+        }
+        let Member { target, metrics, .. } = &*endpoint.member;
         let result = target.connect(&self.shared.settings, purpose, told).await;
         metrics.connected(result.is_ok());
+        let refused = matches!(&result, Err(failure) if failure.kind() == Kind::ConnectionRefused);
+        endpoint.refused.set(refused.then(Instant::now));
         // Out of files or ports: that is our trouble, and says nothing of the endpoint.
         if !matches!(&result, Err(failure) if failure.kind() == Kind::ProxyInternalError) {
             let set = &choice.view.set;

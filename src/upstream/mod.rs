@@ -313,6 +313,8 @@ impl Upstream {
         let failed = match outcome {
             Outcome::Served => false,
             Outcome::AppFailed => settings.ejection.count_app_errors,
+            // What nobody tried says nothing that is not known.
+            Outcome::Broken(failure) if failure.is_repeated() => return,
             Outcome::Broken(failure) if ejection::blames_endpoint(failure) => true,
             Outcome::Broken(_) => return,
         };

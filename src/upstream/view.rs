@@ -5,6 +5,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::http2::session::Sessions;
 use super::pending::Pending;
@@ -14,6 +17,7 @@ use super::set::{Member, Set};
 use super::shared::Shared;
 use crate::config::model;
 use crate::drain::Drain;
+use crate::failure::{Failure, Kind, Phase};
 
 /// One worker's connections to the endpoints of a set.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Endpoint {
     /// What it spoke last: with `protocol: auto` that is known only after a handshake.
     pub(super) speaks: Cell<Speaks>,
     pub(super) in_flight: Rc<Cell<usize>>,
+    /// When it refused a connection, if it did at the last try.
+    pub(super) refused: Cell<Option<Instant>>,
 }
 
 /// A request or a WebSocket in flight at an endpoint, until it is dropped.
@@ -131,6 +137,16 @@ impl View {
 }
 
 impl Endpoint {
+    /// The failure of whoever would try again so soon: an app that is down is not asked 20,000 times a
+    /// second, and what its clients get is what they would have got.
+    pub(super) fn still_refuses(&self, believed: Duration) -> Option<Failure> {
+        let ago = self.refused.get()?.elapsed();
+        (ago < believed).then(|| {
+            let source = format!("it refused a connection {} µs ago", ago.as_micros());
+            Failure::new(Kind::ConnectionRefused, Phase::Connect).with_source(source).repeated()
+        })
+    }
+
     fn new(shared: &Shared, member: &Arc<Member>, pending: &Rc<Pending>) -> Self {
         let model::Upstream { limits, timeouts, protocol, .. } = &*shared.settings;
         let keep_alive = timeouts.keep_alive;
@@ -146,6 +162,7 @@ impl Endpoint {
                 }
             }),
             in_flight: Rc::default(),
+            refused: Cell::new(None),
         }
     }
 

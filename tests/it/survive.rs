@@ -8,8 +8,10 @@ use crate::support::script::{Script, Upstream, WELL};
 use crate::support::seawall::Seawall;
 use crate::support::websocket;
 
-/// Requests are sent again as by default; endpoints that come back get their full share at once.
-const AGAIN: &str = "retry: { attempts: 2, budget_percent: 100 }, slow_start: 0s";
+/// Requests are sent again as by default; endpoints that come back get their full share at once, and one
+/// that refuses is tried each time.
+const AGAIN: &str =
+    "retry: { attempts: 2, budget_percent: 100 }, slow_start: 0s, timeouts: { refusal: 0s }";
 
 /// A loopback address at which nobody listens while this is kept.
 struct Nobody(socket2::Socket);
@@ -59,6 +61,40 @@ fn failed_connects(seawall: &Seawall, endpoint: SocketAddr) -> u64 {
 }
 
 #[test]
+fn an_endpoint_that_has_refused_a_connection_is_believed_for_a_moment() {
+    let nobody = Nobody::new();
+    let settings = "timeouts: { refusal: 1h }, ejection: { consecutive_failures: 1 }";
+    let seawall = Seawall::at(&urls(&[nobody.address()]), settings);
+    let gate = Upstream::healthy();
+    for count in 1..=20 {
+        let seen = get(&seawall, &gate);
+        assert_eq!(seen.status, 500);
+        assert_eq!(seen.field("proxy-status"), Some("seawall;error=connection_refused"));
+        let metrics = seawall.metrics();
+        let refused = |line: &&str| {
+            line.starts_with("seawall_failures_total{") && line.contains("\"connection_refused\"")
+        };
+        let counted = metrics.lines().filter(refused).filter_map(|line| line.rsplit(' ').next());
+        assert_eq!(counted.map(|cell| cell.parse::<u64>().unwrap()).sum::<u64>(), count);
+        assert_eq!(failed_connects(&seawall, nobody.address()), 1, "nobody tried again");
+    }
+    // It is there again, and still believed.
+    nobody.arise();
+    assert_eq!(get(&seawall, &gate).status, 500);
+}
+
+#[test]
+fn an_endpoint_that_refused_is_tried_again_after_that_moment() {
+    let (nobody, upstream) = (Nobody::new(), Upstream::healthy());
+    let seawall = Seawall::at(&urls(&[nobody.address()]), "timeouts: { refusal: 100ms }");
+    assert_eq!(get(&seawall, &upstream).status, 500);
+    seawall.until("it is tried again", |seawall| {
+        get(seawall, &upstream);
+        (failed_connects(seawall, nobody.address()) == 3).then_some(())
+    });
+}
+
+#[test]
 fn a_dead_endpoint_is_ejected_after_so_many_failures_and_tried_again_after_its_time() {
     let (nobody, upstream) = (Nobody::new(), Upstream::healthy());
     let settings = format!("{AGAIN}, ejection: {{ consecutive_failures: 3, base: 500ms }}");
@@ -89,7 +125,7 @@ fn a_single_endpoint_is_tried_however_often_it_fails() {
     let upstream = Upstream::healthy();
     let seawall = Seawall::at(
         &urls(&[nobody.address()]),
-        "ejection: { consecutive_failures: 1 }, retry: { attempts: 1 }",
+        "ejection: { consecutive_failures: 1 }, retry: { attempts: 1 }, timeouts: { refusal: 0s }",
     );
     for round in 1..10 {
         let seen = get(&seawall, &upstream);

@@ -236,6 +236,11 @@ fn timeouts(upstream: &Scope<'_>) -> Timeouts {
             d.keep_alive,
             "How long an unused connection is kept.",
         ),
+        refusal: section.duration(
+            "refusal",
+            d.refusal,
+            "How long a refused connection is believed: the worker does not try this endpoint again before, and what would need a connection is refused at once. 0s tries each time.",
+        ),
     };
     section.finish();
     timeouts
