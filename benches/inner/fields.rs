@@ -9,6 +9,7 @@ use http::request::Parts;
 use seawall::config::model::UpstreamLimits;
 use seawall::forward::request::{self, Extra, Peer};
 use seawall::upstream::exchange::{Asked, Framing};
+use seawall::upstream::http1::MessageLimits;
 use seawall::upstream::http1::head::{self, Scanner};
 
 /// What a load generator sends, and what a browser does.
@@ -93,10 +94,11 @@ const APP: &str = "HTTP/1.1 200 OK\r\nServer: app\r\nDate: Mon, 23 Nov 2026 03:0
 /// Found, parsed, and freed of the fields that speak to this hop only.
 #[divan::bench(args = ["small", "app"])]
 fn response_from_http1(bencher: Bencher<'_, '_>, name: &str) {
-    let (text, limits) = (if name == "app" { APP } else { SMALL }, UpstreamLimits::default());
+    let text = if name == "app" { APP } else { SMALL };
+    let limits = MessageLimits::from(&UpstreamLimits::default());
     bencher.with_inputs(|| BytesMut::from(text)).bench_refs(|bytes| {
         let mut scanner = Scanner::default();
-        let length = scanner.scan(bytes, &limits).unwrap().unwrap();
+        let length = scanner.scan_response(bytes, &limits).unwrap().unwrap();
         head::take(bytes, length, &scanner, Asked::default()).unwrap()
     });
 }

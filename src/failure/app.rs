@@ -77,10 +77,16 @@ pub fn prepare() {
     let _ = trace::detect(b"Error");
 }
 
+/// Whether an answer with this status is healthy, whatever its fields are.
+#[must_use]
+pub fn says_nothing(policy: &Policy, status: u16) -> bool {
+    status < 500 && !policy.judges_below_500()
+}
+
 /// Judges an answer by its head.
 #[must_use]
 pub fn judge(policy: &Policy, status: u16, fields: &HeaderMap) -> Judgement {
-    if status < 500 && !policy.judges_below_500() {
+    if says_nothing(policy, status) {
         return Judgement::Known(Verdict::Healthy);
     }
     let readable = decode::codings(fields).is_some();
@@ -115,7 +121,7 @@ pub fn inspect(
     prefix: &[u8],
     whole: bool,
 ) -> Verdict {
-    if status < 500 && !policy.judges_below_500() {
+    if says_nothing(policy, status) {
         return Verdict::Healthy;
     }
     let read = first(prefix);

@@ -93,19 +93,6 @@ pub fn is_refused(error: &h2::Error) -> bool {
     error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
-/// What the client did, if hyper ended an HTTP/1.1 connection because of it; hyper has answered 400,
-/// 414 or 431 itself then.
-#[must_use]
-pub fn client(error: &hyper::Error) -> Option<ClientFailure> {
-    if error.is_parse_too_large() {
-        Some(ClientFailure::FieldsTooLarge)
-    } else if error.is_parse() {
-        Some(ClientFailure::BadRequest)
-    } else {
-        None
-    }
-}
-
 /// Whether an HTTP/2 connection of a client ended because of what it sent: we have said so with GOAWAY.
 /// A client that has just left has not failed.
 #[must_use]

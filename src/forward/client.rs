@@ -1,13 +1,12 @@
 //! The client's connection, as its requests see it: who is there, and what a
 //! request may want of the connection itself.
 //!
-//! hyper owns the socket while it serves HTTP. What it has no way to say goes through here: an
-//! interim response, a reset instead of a close, a lingering close, and the WebSocket that takes
+//! `listen` owns the socket. What a response has no way to say goes through here: an interim
+//! response before it, a reset instead of a close, a lingering close, and the WebSocket that takes
 //! the connection over.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
 
 use bytes::BytesMut;
 use http::Version;
@@ -31,14 +30,6 @@ pub struct Client {
     pub reset: Rc<Cell<bool>>,
     /// The client may still be sending: its answer must not be destroyed by a reset.
     pub linger: Cell<bool>,
-    /// A request is being served, or its content or its response flows.
-    pub busy: Cell<bool>,
-    /// The head of a request did not come in time.
-    pub late: Cell<bool>,
-    /// The head of a request can be read in two ways: it is refused without being parsed.
-    pub ambiguous: Cell<bool>,
-    /// Whoever waits for the end of the request that is being served.
-    pub waiting: RefCell<Option<Waker>>,
     /// How many requests there were.
     pub requests: Cell<u64>,
     /// The generation of configuration that the connection was last seen by.
@@ -65,10 +56,6 @@ impl Client {
             peer,
             reset: Rc::default(),
             linger: Cell::new(false),
-            busy: Cell::new(false),
-            late: Cell::new(false),
-            ambiguous: Cell::new(false),
-            waiting: RefCell::default(),
             requests: Cell::new(0),
             generation: Cell::new(u64::MAX),
             upgraded: RefCell::default(),
@@ -83,16 +70,9 @@ impl Client {
             return;
         }
         self.interim.borrow_mut().push(head);
-        // hyper flushes after it has polled the request: this poll must end for the interim
+        // The connection writes after it has polled the request: this poll must end for the interim
         // response to leave before the final one.
         tokio::task::yield_now().await;
-    }
-
-    /// A request begins; until the guard is dropped, silence of the client is no lateness.
-    #[must_use]
-    pub fn begin(self: &Rc<Self>) -> Busy {
-        self.busy.set(true);
-        Busy(Rc::clone(self))
     }
 
     /// After a reload: whether the client is trusted may have changed.
@@ -111,32 +91,29 @@ impl Client {
     }
 }
 
-/// A request of a client that is being served. HTTP/1.1 serves one at a time.
-#[derive(Debug)]
-pub struct Busy(Rc<Client>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.set(false);
-        if let Some(waiting) = self.0.waiting.take() {
-            waiting.wake();
-        }
-    }
-}
-
 impl Interim {
+    /// The client may send its content (RFC 9110 §10.1.1).
+    pub fn push_continue(&mut self) {
+        self.waiting.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+
+    /// Gives away what has begun to leave: it comes before the final response. The rest is late.
+    pub fn take_begun(&mut self) -> BytesMut {
+        let waiting = std::mem::take(&mut self.waiting);
+        if std::mem::take(&mut self.begun) { waiting } else { BytesMut::new() }
+    }
+
     fn push(&mut self, head: &ResponseHead) {
         let status = head.status;
         let reason = status.canonical_reason().unwrap_or_default();
         let line = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
-        let size: usize = head.fields.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        let mut size = 0;
+        head.fields.for_each(|name, value| size += name.len() + value.len() + 4);
         if self.waiting.len() + line.len() + size > MAX_INTERIM {
             return;
         }
         self.waiting.extend_from_slice(line.as_bytes());
-        for (name, value) in &head.fields {
-            extend_field(&mut self.waiting, name.as_str().as_bytes(), value.as_bytes());
-        }
+        head.fields.for_each(|name, value| extend_field(&mut self.waiting, name, value));
         self.waiting.extend_from_slice(b"\r\n");
     }
 
@@ -174,7 +151,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert("link", http::HeaderValue::from_static("</a.css>"));
         let status = StatusCode::EARLY_HINTS;
-        ResponseHead { status, fields, framing: Framing::Empty, keep_alive: true }
+        ResponseHead { status, fields: fields.into(), framing: Framing::Empty, keep_alive: true }
     }
 
     #[tokio::test]

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::client::Busy;
 use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
@@ -64,8 +63,6 @@ pub struct Relayed {
     pub trailers_tell: bool,
     /// A failure that the client asked for, after so many bytes more.
     pub rehearsal: Option<Rehearsal>,
-    /// The client's connection is busy until this is dropped.
-    pub _busy: Busy,
 }
 
 /// What flowing content did when it was polled last.

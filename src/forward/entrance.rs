@@ -3,12 +3,11 @@
 
 use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use http::uri::PathAndQuery;
-use http::{HeaderName, Method, Response, StatusCode, request};
-use hyper::body::Incoming;
+use http::{HeaderName, Method, StatusCode, request};
 
 use super::client::Client;
-use super::content::Content;
-use super::request::X_REQUEST_ID;
+use super::incoming::Incoming;
+use super::reply::Reply;
 use super::{Left, Worker, refuse_unrouted, request as incoming};
 use crate::config::model::Config;
 use crate::failure::ClientFailure;
@@ -28,10 +27,11 @@ pub struct Entrance {
 
 impl Entrance {
     /// Completes an answer, the upstream's or our own.
-    pub fn complete(&self, response: &mut Response<Content>) {
-        if let Some(hsts) = &self.hsts {
-            let fields = response.headers_mut();
-            fields.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+    pub fn complete(&self, reply: &mut Reply) {
+        if let Some(hsts) = &self.hsts
+            && !reply.fields.contains(&STRICT_TRANSPORT_SECURITY)
+        {
+            reply.fields.append(&STRICT_TRANSPORT_SECURITY, hsts);
         }
     }
 }
@@ -58,7 +58,7 @@ pub async fn redirect(
     body: Incoming,
     port: u16,
     id: &RequestId,
-) -> Response<Content> {
+) -> Reply {
     let host = incoming::check(&parts).ok();
     let target = match parts.method {
         Method::CONNECT => None,
@@ -70,16 +70,13 @@ pub async fn redirect(
         return refuse_unrouted(worker, client, &parts, body, failure, id).await;
     };
     worker.metrics.redirected();
-    let mut response = Response::new(Content::empty());
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    response.headers_mut().insert(LOCATION, location);
+    let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT, parts.version);
+    reply.fields.append(&LOCATION, &location);
     // Also of a HEAD, where there is no content to count.
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
-        response.headers_mut().insert(X_REQUEST_ID, id);
-    }
+    reply.fields.append(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
+    reply.fields.set_request_id(id.as_bytes());
     let left = Left { body: Some(body), expects_continue: incoming::expects_continue(&parts) };
-    left.settle(client, parts.version, response).await
+    left.settle(client, parts.version, reply).await
 }
 
 /// The host without its port, and the target. `None`: the client has named no host, or no path.
@@ -108,6 +105,7 @@ fn location(host: &str, target: &str, port: u16) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Version;
 
     #[test]
     fn host_and_target_stay_and_the_port_is_the_configured_one() {
@@ -132,12 +130,17 @@ mod tests {
     fn an_answer_with_a_policy_of_its_own_keeps_it() {
         let entrance =
             Entrance { redirect: None, hsts: Some(HeaderValue::from_static("max-age=60")) };
-        let mut response = Response::new(Content::empty());
-        entrance.complete(&mut response);
-        assert_eq!(response.headers()[STRICT_TRANSPORT_SECURITY], "max-age=60");
-        let own = HeaderValue::from_static("max-age=1");
-        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, own);
-        entrance.complete(&mut response);
-        assert_eq!(response.headers()[STRICT_TRANSPORT_SECURITY], "max-age=1");
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let mut reply = Reply::empty(StatusCode::OK, version);
+            entrance.complete(&mut reply);
+            assert_eq!(reply.fields.into_map()[STRICT_TRANSPORT_SECURITY], "max-age=60");
+            let mut reply = Reply::empty(StatusCode::OK, version);
+            let own = HeaderValue::from_static("max-age=1");
+            reply.fields.append(&STRICT_TRANSPORT_SECURITY, &own);
+            entrance.complete(&mut reply);
+            let fields = reply.fields.into_map();
+            let policies = fields.get_all(STRICT_TRANSPORT_SECURITY).iter().collect::<Vec<_>>();
+            assert_eq!(policies, [&own]);
+        }
     }
 }

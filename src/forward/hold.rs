@@ -13,19 +13,18 @@ use std::time::Duration;
 
 use super::replay::Reader;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::model::Hold;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::exchange::{Framing, ResponseHead};
+use crate::upstream::fields::Fields;
 
 /// How long a response of unknown length is held that may be read as a stream. Long enough for an
 /// app that writes its answer in two pieces, too short for anybody to see.
 const UNKNOWN_LENGTH: Duration = Duration::from_millis(10);
-
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// How long, and how much of, a response is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +127,8 @@ pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held,
 }
 
 /// Responses that are read while they arrive.
-fn is_stream(fields: &HeaderMap) -> bool {
-    if fields.get(X_ACCEL_BUFFERING).is_some_and(|value| value.as_bytes() == b"no") {
+fn is_stream(fields: &Fields) -> bool {
+    if fields.is_unbuffered() {
         return true;
     }
     let media_type = media_type(fields);
@@ -146,13 +145,13 @@ fn is_stream(fields: &HeaderMap) -> bool {
 }
 
 /// Media types of which half is worth nothing.
-fn is_useless_in_part(fields: &HeaderMap, hold: &Hold) -> bool {
+fn is_useless_in_part(fields: &Fields, hold: &Hold) -> bool {
     let media_type = media_type(fields);
     hold.types.iter().any(|pattern| pattern.matches(media_type))
 }
 
-fn media_type(fields: &HeaderMap) -> &[u8] {
-    let value = fields.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+fn media_type(fields: &Fields) -> &[u8] {
+    let value = fields.content_type().unwrap_or_default();
     value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
@@ -166,7 +165,7 @@ pub fn length(head: &ResponseHead) -> Option<u64> {
         Framing::Length(length) => Some(length),
         Framing::Empty => Some(0),
         Framing::Chunked | Framing::Close => {
-            debug_assert!(!head.fields.contains_key(CONTENT_LENGTH), "framing came from it");
+            debug_assert!(!head.fields.contains(&CONTENT_LENGTH), "framing came from it");
             None
         }
     }
@@ -175,12 +174,13 @@ pub fn length(head: &ResponseHead) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderValue, StatusCode};
+    use http::header::CONTENT_TYPE;
+    use http::{HeaderName, HeaderValue, StatusCode};
 
     fn head(framing: Framing, media_type: &'static str) -> ResponseHead {
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        ResponseHead { status: StatusCode::OK, fields, framing, keep_alive: true }
+        ResponseHead { status: StatusCode::OK, fields: fields.into(), framing, keep_alive: true }
     }
 
     #[test]
@@ -205,7 +205,8 @@ mod tests {
             assert_eq!(Terms::of(&head(framing, media_type), &hold), expected, "{media_type}");
         }
         let mut unbuffered = head(Framing::Length(5), "text/html");
-        unbuffered.fields.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        let name = HeaderName::from_static("x-accel-buffering");
+        unbuffered.fields.append(&name, &HeaderValue::from_static("no"));
         assert_eq!(Terms::of(&unbuffered, &hold), none);
     }
 }

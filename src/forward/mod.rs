@@ -17,7 +17,9 @@ pub mod content;
 pub mod current;
 pub mod entrance;
 pub mod hold;
+pub mod incoming;
 pub mod replay;
+pub mod reply;
 pub mod request;
 pub mod response;
 pub mod retry;
@@ -31,15 +33,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Method, Request, Response, Version};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderName, Method, Request, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
 use client::Client;
-use content::Content;
+use incoming::Incoming;
+use reply::Reply;
 use request::{Extra, Peer};
 use retry::{Outgoing, Unanswered};
 use settle::{Held, Subject};
@@ -171,14 +173,9 @@ impl Worker {
 
 /// Answers one request. Always answers: every path ends in exactly one response (P1).
 ///
-/// Cancel-safe: hyper drops this future when the client goes away, and with it the exchange and
+/// Cancel-safe: `listen` drops this future when the client goes away, and with it the exchange and
 /// its connection.
-pub async fn handle(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
-    request: Request<Incoming>,
-) -> Response<Content> {
-    let busy = client.begin();
+pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Reply {
     client.follow(&worker);
     let (parts, body) = request.into_parts();
     let id = match request::trusted_id(&parts, &client.peer) {
@@ -297,9 +294,9 @@ pub async fn handle(
     match offer {
         Some(offer) => {
             let asked = websocket::Asked { offer, place };
-            Box::pin(websocket::respond(held, &client, answered, &route, asked, busy)).await
+            Box::pin(websocket::respond(held, &client, answered, &route, asked)).await
         }
-        None => response::respond(held, &client, answered, &route, busy).await,
+        None => response::respond(held, &client, answered, &route).await,
     }
 }
 
@@ -354,24 +351,19 @@ async fn refuse_unrouted(
     body: Incoming,
     failure: ClientFailure,
     id: &RequestId,
-) -> Response<Content> {
+) -> Reply {
     worker.metrics.client(failure);
     let accept = parts.headers.get(http::header::ACCEPT).map(HeaderValue::as_bytes);
     let answer = render::client(failure, id.as_str(), accept);
-    let response = if parts.method == Method::HEAD {
-        answer.into_response().map(|_: bytes::Bytes| Content::empty())
-    } else {
-        answer.into_response().map(Content::full)
-    };
+    let mut reply = Reply::of(answer, parts.version, parts.method == Method::HEAD);
     if failure == ClientFailure::BadRequest && parts.version != Version::HTTP_2 {
         // What follows on this connection may be part of what was not understood.
-        let mut response = response;
         client.linger.set(true);
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return response;
+        reply.close = true;
+        return reply;
     }
     let left = Left { body: Some(body), expects_continue: request::expects_continue(parts) };
-    left.settle(client, parts.version, response).await
+    left.settle(client, parts.version, reply).await
 }
 
 /// Request content that nobody will read, because the answer is already known.
@@ -387,25 +379,20 @@ const DRAIN_TIME: Duration = Duration::from_millis(500);
 
 impl Left {
     /// Makes sure that the unread content does not cost the client its answer.
-    async fn settle(
-        self,
-        client: &Client,
-        version: Version,
-        mut response: Response<Content>,
-    ) -> Response<Content> {
-        let Some(mut body) = self.body else { return response };
+    async fn settle(self, client: &Client, version: Version, mut reply: Reply) -> Reply {
+        let Some(mut body) = self.body else { return reply };
         if body.is_end_stream() || version == Version::HTTP_2 {
             // HTTP/2: the stream is reset with NO_ERROR behind the answer (RFC 9113 §8.1).
-            return response;
+            return reply;
         }
         // Reading content that waits for a 100 would ask for it.
         let drained = !self.expects_continue
             && tokio::time::timeout(DRAIN_TIME, drain(&mut body)).await.unwrap_or(false);
         if !drained {
             client.linger.set(true);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            reply.close = true;
         }
-        response
+        reply
     }
 }
 

@@ -13,7 +13,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+
+use super::incoming::Incoming;
 
 /// A request's content, kept for the next attempt.
 #[derive(Debug)]

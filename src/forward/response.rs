@@ -1,17 +1,16 @@
 //! The upstream's response: judged and committed.
 //!
-//! Before: `retry` has brought a head and what is held of the content. After: a response for hyper,
+//! Before: `retry` has brought a head and what is held of the content. After: a response for the client's connection,
 //! whole or flowing through `content`. Between the two lies the commit point: until
 //! [`Held::commit`] every failure is still an answer.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{CONTENT_ENCODING, RETRY_AFTER, VIA};
 
-use super::client::{Busy, Client};
+use super::client::Client;
 use super::content::{Content, Ending, Relayed, Source};
 use super::hold;
-use super::request::X_REQUEST_ID;
+use super::reply::Reply;
 use super::retry::Answered;
 use super::settle::Held;
 use super::sse::Events;
@@ -19,6 +18,7 @@ use crate::failure::app::{self, Finding, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{Failure, Phase};
 use crate::upstream::Outcome;
 use crate::upstream::exchange::ResponseHead;
+use crate::upstream::fields::Fields;
 
 /// Events up to this size pass whole even where nothing is held.
 const LEAST_EVENT: usize = 8 * 1024;
@@ -29,8 +29,7 @@ pub async fn respond(
     client: &Client,
     answered: Answered,
     route: &super::Route,
-    busy: Busy,
-) -> Response<Content> {
+) -> Reply {
     let Answered { exchange, head, content, judgement, endpoint, in_flight, passage } = answered;
     let settings = &route.settings;
     client.withdraw_interim();
@@ -39,7 +38,7 @@ pub async fn respond(
         Judgement::Inspect => {
             let prefix = prefix(&content.pieces);
             let status = head.status.as_u16();
-            app::inspect(&settings.policy, status, &head.fields, &prefix, content.whole)
+            app::inspect(&settings.policy, status, &head.fields.map(), &prefix, content.whole)
         }
     };
     let mut source = Source {
@@ -73,23 +72,17 @@ pub async fn respond(
     let rehearsal = held.subject().and_then(|subject| subject.rehearsal);
     let is_grpc = held.subject().is_some_and(|subject| subject.grpc.is_some());
     let length = hold::length(&head);
-    let mut response = Response::new(());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields;
-    add_fields(response.headers_mut(), &held);
-    let committed = held.commit(response.status().as_u16());
+    let (status, mut fields) = (head.status, head.fields);
+    add_fields(&mut fields, &held);
+    let committed = held.commit(status.as_u16());
     let body = if content.whole {
         source.finish();
         committed.finish();
-        if response.status() == StatusCode::NO_CONTENT {
-            response.headers_mut().remove(CONTENT_LENGTH);
-        }
         Content::held(content.pieces, content.trailers)
     } else {
         source.passage = source.passage.and_then(|passage| passage.begun(source.outcome));
-        let events =
-            (route.settings.sse_event && length.is_none() && is_readable_events(&response))
-                .then(|| Box::new(Events::new(route.settings.hold.bytes.max(LEAST_EVENT))));
+        let events = (route.settings.sse_event && length.is_none() && is_readable_events(&fields))
+            .then(|| Box::new(Events::new(route.settings.hold.bytes.max(LEAST_EVENT))));
         // For an HTTP/1.0 client the end of the connection is the end of the content.
         let reset = (version == http::Version::HTTP_10).then(|| client.reset.clone());
         Content::relayed(Relayed {
@@ -102,33 +95,32 @@ pub async fn respond(
             reset,
             trailers_tell: is_grpc && version == http::Version::HTTP_2,
             rehearsal,
-            _busy: busy,
         })
     };
-    response.map(|()| body)
+    Reply { status, fields, content: body, close: false }
 }
 
 /// An event stream into which another event can be written.
-fn is_readable_events(response: &Response<()>) -> bool {
-    let fields = response.headers();
-    let media_type = fields.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+fn is_readable_events(fields: &Fields) -> bool {
+    let media_type = fields.content_type().unwrap_or_default();
     let media_type = media_type.split(|byte| *byte == b';').next().unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-        && !fields.contains_key(CONTENT_ENCODING)
+        && !fields.contains(&CONTENT_ENCODING)
 }
 
 /// What the app said about itself, as a failure.
 fn told(finding: &Finding, head: &ResponseHead, content: &hold::Held) -> Failure {
+    let fields = head.fields.map();
     let mut failure = Failure::new(finding.kind, Phase::Head)
         .with_received_status(head.status.as_u16())
-        .with_evidence(app::evidence(&head.fields, prefix(&content.pieces)));
+        .with_evidence(app::evidence(&fields, prefix(&content.pieces)));
     if let Some(dependency) = &finding.dependency {
         failure = failure.with_dependency(dependency.clone());
     }
     if let Some(trace) = finding.trace {
         failure = failure.with_trace(trace);
     }
-    if let Some(value) = head.fields.get(RETRY_AFTER) {
+    if let Some(value) = fields.get(RETRY_AFTER) {
         failure = failure.with_retry_after(Bytes::copy_from_slice(value.as_bytes()));
     }
     failure
@@ -153,11 +145,9 @@ fn prefix(pieces: &std::collections::VecDeque<Bytes>) -> Bytes {
 }
 
 /// The two fields that every response through seawall has.
-pub fn add_fields(fields: &mut HeaderMap, held: &Held) {
+pub fn add_fields(fields: &mut Fields, held: &Held) {
     // RFC 9110 §7.6.3, appended behind those of proxies before us.
     let Some(subject) = held.subject() else { return };
-    fields.append(VIA, subject.worker.via.clone());
-    if let Ok(id) = HeaderValue::from_bytes(subject.id.as_bytes()) {
-        fields.insert(X_REQUEST_ID, id);
-    }
+    fields.append(&VIA, &subject.worker.via);
+    fields.set_request_id(subject.id.as_bytes());
 }

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use http::header::COOKIE;
 use http::{HeaderName, Method, StatusCode, Version, request};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::client::Client;
 use super::hold::{self, Terms};
+use super::incoming::Incoming;
 use super::replay::{Reader, Replay};
 use super::request::{self as rewrite, Extra};
 use super::settle::Held;
@@ -266,7 +266,11 @@ impl Attempts<'_> {
             });
         }
         let settings = &self.route.settings;
-        let judgement = app::judge(&settings.policy, head.status.as_u16(), &head.fields);
+        let status = head.status.as_u16();
+        let judgement = match app::says_nothing(&settings.policy, status) {
+            true => Judgement::Known(Verdict::Healthy),
+            false => app::judge(&settings.policy, status, &head.fields.map()),
+        };
         let mut terms = match self.outgoing.may_hold {
             true => Terms::of(&head, &settings.hold),
             false => Terms::none(),
@@ -292,7 +296,11 @@ impl Attempts<'_> {
             head: (),
             body: self.replay.reader(),
             framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
-            asked: Asked { head: outgoing.parts.method == Method::HEAD, upgrade },
+            asked: Asked {
+                head: outgoing.parts.method == Method::HEAD,
+                upgrade,
+                lines: !upgrade && outgoing.parts.version != Version::HTTP_2,
+            },
             expects_continue: outgoing.expects_continue,
             content_limit: ContentLimit {
                 bytes: self.route.settings.request_body_bytes,
@@ -331,7 +339,7 @@ impl Attempts<'_> {
         loop {
             match exchange.head().await? {
                 Head::Final(head) => return Ok(head),
-                // hyper says 100 itself, when the upload takes the first content.
+                // The client's connection says 100 itself, when the first content is asked for.
                 Head::Interim(head) if head.status == StatusCode::CONTINUE => {}
                 Head::Interim(head) => {
                     self.client.pass_interim(&head, self.outgoing.parts.version).await;

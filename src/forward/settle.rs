@@ -18,10 +18,10 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
-use super::content::Content;
+use super::reply::Reply;
 use super::spans::owner;
 use super::{Route, Worker};
 use crate::failure::policy::{Decision, Policy};
@@ -107,8 +107,8 @@ impl Held {
     }
 
     /// Answers with the failure.
-    pub fn answer(mut self, failure: Failure) -> Response<Content> {
-        let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
+    pub fn answer(mut self, failure: Failure) -> Reply {
+        let Some(subject) = self.subject.take() else { return nothing() };
         let decision = policy(&subject).decide(&failure);
         let id = subject.id.as_str();
         let answer = match &subject.grpc {
@@ -124,16 +124,16 @@ impl Held {
     }
 
     /// Answers a failure of the client.
-    pub fn refuse(mut self, failure: ClientFailure) -> Response<Content> {
-        let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
+    pub fn refuse(mut self, failure: ClientFailure) -> Reply {
+        let Some(subject) = self.subject.take() else { return nothing() };
         blame_client(&subject, failure);
         let answer = render::client(failure, subject.id.as_str(), accept(&subject).as_deref());
         reply(&subject, answer)
     }
 
     /// There is no room for this request now: 503, nobody's failure but ours.
-    pub fn overloaded(mut self, retry_after_secs: u64) -> Response<Content> {
-        let Some(subject) = self.subject.take() else { return Response::new(Content::empty()) };
+    pub fn overloaded(mut self, retry_after_secs: u64) -> Reply {
+        let Some(subject) = self.subject.take() else { return nothing() };
         let accept = accept(&subject);
         let answer = render::overload(subject.id.as_str(), accept.as_deref(), retry_after_secs);
         reply(&subject, answer)
@@ -292,17 +292,18 @@ fn gone(subject: &Subject, committed: Option<u16>) {
     ended(subject, committed.unwrap_or(499));
 }
 
-fn reply(subject: &Subject, mut answer: Answer) -> Response<Content> {
+/// What is left to say of a request that has been answered already: the types rule it out.
+fn nothing() -> Reply {
+    Reply::empty(StatusCode::INTERNAL_SERVER_ERROR, Version::HTTP_11)
+}
+
+fn reply(subject: &Subject, mut answer: Answer) -> Reply {
     if let Some(cors) = policy(subject).cors() {
         cors.allow(&mut answer, subject.origin.as_ref());
     }
     let status = answer.status.as_u16();
-    let response = if subject.method == Method::HEAD {
-        // RFC 9110 §9.3.2: the fields of the answer without its content.
-        answer.into_response().map(|_: bytes::Bytes| Content::empty())
-    } else {
-        answer.into_response().map(Content::full)
-    };
+    let is_head = subject.method == Method::HEAD;
+    let response = Reply::of(answer, subject.version, is_head);
     ended(subject, status);
     response
 }

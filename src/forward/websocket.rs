@@ -2,21 +2,22 @@
 //! metrics.
 //!
 //! Before: `retry` has brought the upstream's answer to the upgrade. After: a 101 to the client and
-//! an [`Upgraded`] waiting on the connection, or an ordinary answer. When hyper has written the
-//! 101 it gives the socket back, and `listen` runs [`run`] on it.
+//! an [`Upgraded`] waiting on the connection, or an ordinary answer. When the 101 is
+//! written, `listen` runs [`run`] on it.
 
 use std::future::Future;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, UPGRADE};
-use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Route;
-use super::client::{Busy, Client};
+use super::client::Client;
 use super::content::Content;
+use super::reply::Reply;
 use super::response;
 use super::retry::Answered;
 use super::settle::{Held, Session};
@@ -60,8 +61,7 @@ pub async fn respond(
     answered: Answered,
     route: &Rc<Route>,
     asked: Asked,
-    busy: Busy,
-) -> Response<Content> {
+) -> Reply {
     let Asked { offer, place } = asked;
     let status = answered.head.status;
     if status != StatusCode::SWITCHING_PROTOCOLS {
@@ -73,11 +73,11 @@ pub async fn respond(
             return held.answer(route.upstream.place(&answered.endpoint, failure));
         }
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
-        return response::respond(held, client, answered, route, busy).await;
+        return response::respond(held, client, answered, route).await;
     }
     let Answered { exchange, head, endpoint, mut in_flight, passage, .. } = answered;
     in_flight.iter_mut().for_each(InFlight::became_websocket);
-    let agreed = match handshake::check_answer(&offer, head.status, &head.fields) {
+    let agreed = match handshake::check_answer(&offer, head.status, &head.fields.map()) {
         Ok(agreed) => agreed,
         Err(error) => {
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
@@ -86,18 +86,16 @@ pub async fn respond(
             return held.answer(route.upstream.place(&endpoint, failure));
         }
     };
-    let mut response = Response::new(Content::empty());
-    *response.headers_mut() = head.fields;
+    let mut fields = head.fields;
     // RFC 8441 §5: over HTTP/2 the answer is a 200, and there is no key to accept.
     let translated = offer.key.is_some();
     let status = if translated { StatusCode::OK } else { status };
-    *response.status_mut() = status;
     if translated {
         for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
-            response.headers_mut().remove(name);
+            fields.remove(&name);
         }
     }
-    response::add_fields(response.headers_mut(), &held);
+    response::add_fields(&mut fields, &held);
     route.upstream.report(&endpoint, Outcome::Served);
     passage.into_iter().for_each(|passage| passage.settle(Outcome::Served));
     let connection = exchange.into_upgraded();
@@ -114,7 +112,7 @@ pub async fn respond(
             _in_flight: in_flight,
         }));
     }
-    response
+    Reply { status, fields, content: Content::empty(), close: false }
 }
 
 /// Relays the WebSocket until it is over. `early` is what the client had sent behind its handshake.

@@ -277,7 +277,7 @@ async fn connection(
     match spoken {
         // Boxed, so that a WebSocket does not occupy for its life what HTTP needed before it.
         Spoken::Http1 => {
-            let http = http1::serve(current, transport, early.freeze(), peer, drain.clone());
+            let http = http1::serve(current, transport, early, peer, drain.clone());
             if let Some(switched) = Box::pin(http).await.map(Box::new) {
                 Box::pin(http1::relay(switched, drain)).await;
             }

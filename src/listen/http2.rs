@@ -10,8 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -20,11 +19,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::drain::Drain;
-use super::io::{ClientIo, Limits, Transport};
+use super::io::{ClientIo, Transport};
 use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
 use crate::forward::content;
 use crate::forward::current::Current;
+use crate::forward::incoming::Incoming;
 use crate::forward::request::Peer;
 use crate::forward::{Worker, handle, websocket};
 use crate::upstream::deadline::Deadline;
@@ -142,18 +142,13 @@ pub async fn serve(
     let client = Rc::new(Client::new(peer));
     let worker = current.get();
     let limits = &worker.clients;
-    let io = ClientIo::new(
-        transport,
-        early,
-        Rc::clone(&client),
-        Limits { write: limits.write_timeout, head: None },
-    );
+    let io = ClientIo::new(transport, early, limits.write_timeout);
     let (service_current, service_drain) = (Rc::clone(current), drain.clone());
     let (counted, requests) = (Rc::clone(&client), Rc::clone(&client));
     let most = limits.requests_per_connection;
     let (open, idle_time) = (Streams::default(), limits.head_timeout);
     let tunnels = open.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         counted.requests.set(counted.requests.get() + 1);
         let worker = service_current.get();
         let tunnel = (request.method() == Method::CONNECT).then(|| Tunnel {
@@ -166,13 +161,16 @@ pub async fn serve(
         });
         let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
         let entrance = Rc::clone(&client.peer.entrance);
-        let answer = handle(worker, client, request);
+        let answer = handle(worker, client, request.map(Incoming::http2));
         async move {
-            let mut response = answer.await;
-            entrance.complete(&mut response);
+            let mut reply = answer.await;
+            entrance.complete(&mut reply);
             if let Some(tunnel) = tunnel {
                 tunnel.open();
             }
+            let mut response = Response::new(reply.content);
+            *response.status_mut() = reply.status;
+            *response.headers_mut() = reply.fields.into_map();
             Ok::<_, Infallible>(response)
         }
     });

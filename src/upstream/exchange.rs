@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::Body;
 
+use super::fields::Fields;
 use super::pool::Connection;
 use super::{http1, http2};
 use crate::failure::{ClientFailure, Failure, Source};
@@ -38,7 +39,7 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// What the client may see: end-to-end fields only (RFC 9110 §7.6.1). For a 101 also
     /// `Upgrade` and `Connection`, which its check needs.
-    pub fields: HeaderMap,
+    pub fields: Fields,
     /// How the content is delimited.
     pub framing: Framing,
     /// Whether the connection may carry another request (RFC 9112 §9.3).
@@ -52,6 +53,8 @@ pub struct Asked {
     pub head: bool,
     /// An upgrade was asked for: a 101 is legal.
     pub upgrade: bool,
+    /// The fields are to be passed on as lines, if they come as lines.
+    pub lines: bool,
 }
 
 /// A head of the response.

@@ -15,6 +15,7 @@ pub mod deadline;
 pub mod dns;
 pub mod ejection;
 pub mod exchange;
+pub mod fields;
 pub mod health;
 pub mod http1;
 pub mod http2;

@@ -44,7 +44,8 @@ pub async fn ask(
     }
     let (content, trailers) = whole(&mut exchange).await?;
     // A call that fails at once has its status in the head.
-    let status = [&trailers, &head.fields].into_iter().find_map(|fields| fields.get("grpc-status"));
+    let fields = head.fields.into_map();
+    let status = [&trailers, &fields].into_iter().find_map(|fields| fields.get("grpc-status"));
     match status.map(|status| status.as_bytes()) {
         Some(b"0") => {}
         status => {

@@ -43,7 +43,7 @@ pub async fn ask(
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(Unwell::Status(head.status.as_u16()));
     }
-    if !is_accepted(&head.fields, &key) {
+    if !is_accepted(&head.fields.map(), &key) {
         return Err(Unwell::Handshake);
     }
     if let Some(connection) = exchange.into_upgraded() {

@@ -9,9 +9,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use super::MessageError;
 use super::head::{cut, is_hop_by_hop};
-use crate::config::model::UpstreamLimits;
+use super::{MessageError, MessageLimits};
 use crate::upstream::exchange::Framing;
 
 /// Longest chunk-size line in bytes, extensions included. They are ignored (RFC 9112 §7.1.1) but
@@ -78,6 +77,16 @@ impl Decoder {
         self.state == State::Done
     }
 
+    /// How many bytes are left, if that is known.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Done => Some(0),
+            _ => None,
+        }
+    }
+
     /// What an orderly end of the connection means now.
     #[must_use]
     pub fn at_end(&self) -> AtEnd {
@@ -94,7 +103,7 @@ impl Decoder {
     pub fn decode(
         &mut self,
         buf: &mut BytesMut,
-        limits: &UpstreamLimits,
+        limits: &MessageLimits,
     ) -> Result<Step, MessageError> {
         loop {
             match self.state {
@@ -139,7 +148,7 @@ impl Decoder {
         }
     }
 
-    fn give(&mut self, data: Bytes, limits: &UpstreamLimits) -> Result<Step, MessageError> {
+    fn give(&mut self, data: Bytes, limits: &MessageLimits) -> Result<Step, MessageError> {
         self.decoded += data.len() as u64;
         if limits.body_bytes.is_some_and(|limit| self.decoded > limit) {
             return Err(MessageError::ContentTooLarge);
@@ -190,10 +199,7 @@ fn parse_size(line: &[u8]) -> Option<u64> {
 }
 
 /// A complete trailer section, end-to-end fields only, or `None` if more is needed.
-fn trailers(
-    buf: &mut BytesMut,
-    limits: &UpstreamLimits,
-) -> Result<Option<HeaderMap>, MessageError> {
+fn trailers(buf: &mut BytesMut, limits: &MessageLimits) -> Result<Option<HeaderMap>, MessageError> {
     if buf.starts_with(b"\r\n") {
         buf.advance(2);
         return Ok(Some(HeaderMap::new()));
@@ -243,10 +249,12 @@ fn is_framing(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::UpstreamLimits;
     use proptest::prelude::*;
 
-    fn limits() -> UpstreamLimits {
-        UpstreamLimits { trailer_bytes: 64, fields: 3, ..Default::default() }
+    fn limits() -> MessageLimits {
+        let limits = UpstreamLimits { trailer_bytes: 64, fields: 3, ..Default::default() };
+        MessageLimits::from(&limits)
     }
 
     /// Feeds `bytes` in pieces that end at `cuts` and collects what comes out.
@@ -254,7 +262,7 @@ mod tests {
         framing: Framing,
         bytes: &[u8],
         cuts: &[usize],
-        limits: &UpstreamLimits,
+        limits: &MessageLimits,
     ) -> Result<(Vec<u8>, Option<HeaderMap>, bool, usize), MessageError> {
         let mut decoder = Decoder::new(framing);
         let mut buf = BytesMut::new();
@@ -333,7 +341,7 @@ mod tests {
 
     #[test]
     fn content_over_the_limit_is_told() {
-        let limits = UpstreamLimits { body_bytes: Some(4), ..limits() };
+        let limits = MessageLimits { body_bytes: Some(4), ..limits() };
         for (framing, bytes) in
             [(Framing::Close, &b"hello"[..]), (Framing::Chunked, b"5\r\nhello\r\n")]
         {

@@ -8,14 +8,12 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, StatusCode};
 
-use super::MessageError;
-use crate::config::model::UpstreamLimits;
+use super::{MessageError, MessageLimits};
 use crate::upstream::exchange::{Asked, Framing, ResponseHead};
+use crate::upstream::fields::{Fields, Lines};
 
 /// Finds the end of a head without looking at any byte twice.
 #[derive(Debug, Default)]
@@ -26,14 +24,14 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// The length of the complete head at the start of `buf`, or `None` if more is needed.
+    /// The length of the complete response head at the start of `buf`, or `None` if more is needed.
     ///
     /// # Errors
     /// What can already be said to be wrong with the bytes so far.
-    pub fn scan(
+    pub fn scan_response(
         &mut self,
         buf: &[u8],
-        limits: &UpstreamLimits,
+        limits: &MessageLimits,
     ) -> Result<Option<usize>, MessageError> {
         const VERSION: &[u8] = b"HTTP/1.";
         if self.lines == 0 {
@@ -43,6 +41,18 @@ impl Scanner {
                 return Err(MessageError::NotHttp);
             }
         }
+        self.scan(buf, limits)
+    }
+
+    /// The length of the complete head at the start of `buf`, whatever its first line is.
+    ///
+    /// # Errors
+    /// What can already be said to be wrong with the bytes so far.
+    pub fn scan(
+        &mut self,
+        buf: &[u8],
+        limits: &MessageLimits,
+    ) -> Result<Option<usize>, MessageError> {
         let fresh = buf.get(self.scanned..).unwrap_or_default();
         let base = self.scanned;
         for offset in memchr::memchr_iter(b'\n', fresh) {
@@ -79,8 +89,15 @@ impl Scanner {
     }
 
     /// How many field lines a complete head has.
-    fn fields(&self) -> usize {
+    #[must_use]
+    pub fn fields(&self) -> usize {
         self.lines.saturating_sub(1)
+    }
+
+    /// Whether not even the first line is there.
+    #[must_use]
+    pub fn is_in_first_line(&self) -> bool {
+        self.lines == 0
     }
 }
 
@@ -89,7 +106,8 @@ impl Scanner {
 const COPIED: usize = 2 * 1024;
 
 /// Takes `length` bytes off the front.
-pub(super) fn cut(buf: &mut BytesMut, length: usize) -> Bytes {
+#[must_use]
+pub fn cut(buf: &mut BytesMut, length: usize) -> Bytes {
     match buf.get(..length) {
         Some(small) if length <= COPIED => {
             let copy = Bytes::copy_from_slice(small);
@@ -101,7 +119,7 @@ pub(super) fn cut(buf: &mut BytesMut, length: usize) -> Bytes {
 }
 
 /// How many fields are parsed without an allocation; nearly every response has fewer.
-const ON_STACK: usize = 64;
+pub const ON_STACK: usize = 64;
 
 /// Takes a complete head of `length` bytes off the front of `buf`.
 ///
@@ -167,33 +185,31 @@ fn assemble(
     let status = StatusCode::from_u16(response.code.ok_or(malformed)?).map_err(|_| malformed)?;
     let http_1_0 = response.version == Some(0);
     let mut hop = Hop { upgradable: asked.upgrade, ..Hop::default() };
-    // Via and X-Request-Id will be added. Most heads fit in the smallest map but one, if it is not
-    // asked for more than is needed.
-    let ours = 2;
-    let hop_by_hop = |field: &&httparse::Header<'_>| {
-        matches!(field.name.len(), 10 | 17)
-            && matches!(field.name.as_bytes(), [b'c' | b'C' | b'k' | b'K' | b't' | b'T', ..])
+    let mut fields = if asked.lines {
+        Fields::Lines(Lines::with_capacity(bytes.len() + OURS_AS_LINES))
+    } else {
+        // Most heads fit in the smallest map but one, if it is not asked for more than is needed.
+        let hop_by_hop = |field: &&httparse::Header<'_>| {
+            matches!(field.name.len(), 10 | 17)
+                && matches!(field.name.as_bytes(), [b'c' | b'C' | b'k' | b'K' | b't' | b'T', ..])
+        };
+        let theirs = response.headers.len() - response.headers.iter().filter(hop_by_hop).count();
+        Fields::Map(HeaderMap::with_capacity(theirs + OURS))
     };
-    let theirs = response.headers.len() - response.headers.iter().filter(hop_by_hop).count();
-    let mut fields = HeaderMap::with_capacity(theirs + ours);
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
-        if is_hop_by_hop(&name) || name == CONTENT_LENGTH {
-            hop.note(&name, field.value)?;
-            continue;
+        if !hop.note(field.name.as_bytes(), field.value)? {
+            push(&mut fields, bytes, field.name.as_bytes(), field.value)?;
         }
-        fields.append(name, value_of(bytes, field.value)?);
     }
     for name in &hop.listed {
         fields.remove(name);
     }
     if asked.upgrade && status == StatusCode::SWITCHING_PROTOCOLS {
-        for value in hop.connection.drain(..) {
-            fields.append(CONNECTION, value);
+        for value in &hop.connection {
+            fields.append(&CONNECTION, value);
         }
-        for value in hop.upgrade.drain(..) {
-            fields.append(UPGRADE, value);
+        for value in &hop.upgrade {
+            fields.append(&UPGRADE, value);
         }
     }
     let framing = hop.framing(status, http_1_0, asked)?;
@@ -202,19 +218,40 @@ fn assemble(
     if let Some(length) = hop.length
         && !status.is_informational()
         && status != StatusCode::NO_CONTENT
+        // What has content is framed again.
+        && (!asked.lines || asked.head || status == StatusCode::NOT_MODIFIED)
     {
-        let value = match hop.length_text {
-            Some(text) => value_of(bytes, text)?,
-            None => HeaderValue::from(length),
-        };
-        fields.insert(CONTENT_LENGTH, value);
+        match hop.length_text {
+            Some(text) => push(&mut fields, bytes, CONTENT_LENGTH.as_str().as_bytes(), text)?,
+            None => fields.append(&CONTENT_LENGTH, &HeaderValue::from(length)),
+        }
     }
     let keep_alive = !hop.close && (!http_1_0 || hop.keep_alive) && framing != Framing::Close;
     Ok(ResponseHead { status, fields, framing, keep_alive })
 }
 
+/// Via and X-Request-Id will be added to the fields.
+const OURS: usize = 2;
+/// The same as lines.
+const OURS_AS_LINES: usize = 128;
+
+fn push(fields: &mut Fields, bytes: &Bytes, name: &[u8], value: &[u8]) -> Result<(), MessageError> {
+    match fields {
+        Fields::Lines(lines) => lines.push(name, value),
+        Fields::Map(map) => {
+            let name = HeaderName::from_bytes(name)
+                .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
+            map.append(name, value_of(bytes, value)?);
+        }
+    }
+    Ok(())
+}
+
 /// A field value that shares the head's buffer.
-fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError> {
+///
+/// # Errors
+/// If it is no field value (RFC 9110 §5.5).
+pub fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError> {
     let shared = if value.is_empty() { Bytes::new() } else { bytes.slice_ref(value) };
     HeaderValue::from_maybe_shared(shared)
         .map_err(|_| MessageError::Malformed(httparse::Error::HeaderValue))
@@ -223,23 +260,39 @@ fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError> {
 /// RFC 9110 §7.6.1: fields that describe this connection, whatever `Connection` lists.
 #[must_use]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    // By length first: most fields are told apart by it without a comparison.
-    let name = name.as_str();
-    match name.len() {
-        2 => name == "te",
-        7 => name == "upgrade",
-        10 => name == "connection" || name == "keep-alive",
-        16 => name == "proxy-connection",
-        17 => name == "transfer-encoding",
-        18 => name == "proxy-authenticate",
-        19 => name == "proxy-authorization",
-        _ => false,
+    HopByHop::of(name.as_str().as_bytes()).is_some()
+}
+
+/// A field that describes this connection.
+enum HopByHop {
+    Connection,
+    TransferEncoding,
+    Upgrade,
+    Other,
+}
+
+impl HopByHop {
+    fn of(name: &[u8]) -> Option<Self> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        // By length first: most fields are told apart by it without a comparison.
+        match name.len() {
+            7 if is("upgrade") => Some(HopByHop::Upgrade),
+            10 if is("connection") => Some(HopByHop::Connection),
+            17 if is("transfer-encoding") => Some(HopByHop::TransferEncoding),
+            2 if is("te") => Some(HopByHop::Other),
+            10 if is("keep-alive") => Some(HopByHop::Other),
+            16 if is("proxy-connection") => Some(HopByHop::Other),
+            18 if is("proxy-authenticate") => Some(HopByHop::Other),
+            19 if is("proxy-authorization") => Some(HopByHop::Other),
+            _ => None,
+        }
     }
 }
 
 impl<'b> Hop<'b> {
-    fn note(&mut self, name: &HeaderName, value: &'b [u8]) -> Result<(), MessageError> {
-        if *name == CONTENT_LENGTH {
+    /// Notes what concerns this hop, and says whether this field does.
+    fn note(&mut self, name: &[u8], value: &'b [u8]) -> Result<bool, MessageError> {
+        if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
             // A list of equal values may come from a recipient that joined field lines
             // (RFC 9110 §8.6): the one value is meant. Anything else is a conflict.
             for part in value.split(|byte| *byte == b',') {
@@ -250,21 +303,29 @@ impl<'b> Hop<'b> {
                 self.length = Some(length);
             }
             self.length_text = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
-        } else if *name == TRANSFER_ENCODING {
-            let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
-            // A second line would be a second coding.
-            self.transfer_encoding = Some(chunked && self.transfer_encoding.is_none());
-        } else if *name == CONNECTION {
-            for option in value.split(|byte| *byte == b',') {
-                self.note_option(option.trim_ascii());
-            }
-            if self.upgradable {
-                self.connection.extend(HeaderValue::from_bytes(value));
-            }
-        } else if *name == UPGRADE && self.upgradable {
-            self.upgrade.extend(HeaderValue::from_bytes(value));
+            return Ok(true);
         }
-        Ok(())
+        match HopByHop::of(name) {
+            None => return Ok(false),
+            Some(HopByHop::TransferEncoding) => {
+                let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                // A second line would be a second coding.
+                self.transfer_encoding = Some(chunked && self.transfer_encoding.is_none());
+            }
+            Some(HopByHop::Connection) => {
+                for option in value.split(|byte| *byte == b',') {
+                    self.note_option(option.trim_ascii());
+                }
+                if self.upgradable {
+                    self.connection.extend(HeaderValue::from_bytes(value));
+                }
+            }
+            Some(HopByHop::Upgrade) if self.upgradable => {
+                self.upgrade.extend(HeaderValue::from_bytes(value));
+            }
+            Some(HopByHop::Upgrade | HopByHop::Other) => {}
+        }
+        Ok(true)
     }
 
     fn note_option(&mut self, option: &[u8]) {
@@ -308,7 +369,10 @@ impl<'b> Hop<'b> {
 }
 
 /// `1*DIGIT` that fits in 63 bits; no sign, no white space, no empty value.
-fn parse_length(digits: &[u8]) -> Result<u64, MessageError> {
+///
+/// # Errors
+/// If it is anything else.
+pub fn parse_length(digits: &[u8]) -> Result<u64, MessageError> {
     if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(MessageError::ContentLength);
     }
@@ -318,9 +382,12 @@ fn parse_length(digits: &[u8]) -> Result<u64, MessageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::UpstreamLimits;
 
-    fn limits() -> UpstreamLimits {
-        UpstreamLimits { head_bytes: 400, field_bytes: 100, fields: 5, ..Default::default() }
+    fn limits() -> MessageLimits {
+        let limits =
+            UpstreamLimits { head_bytes: 400, field_bytes: 100, fields: 5, ..Default::default() };
+        MessageLimits::from(&limits)
     }
 
     fn read(bytes: &[u8]) -> Result<Option<ResponseHead>, MessageError> {
@@ -330,7 +397,7 @@ mod tests {
     fn read_as(bytes: &[u8], asked: Asked) -> Result<Option<ResponseHead>, MessageError> {
         let mut scanner = Scanner::default();
         let mut buf = BytesMut::from(bytes);
-        match scanner.scan(&buf, &limits())? {
+        match scanner.scan_response(&buf, &limits())? {
             Some(length) => take(&mut buf, length, &scanner, asked).map(Some),
             None => Ok(None),
         }
@@ -422,7 +489,8 @@ mod tests {
         )
         .unwrap()
         .unwrap();
-        let names: Vec<_> = head.fields.keys().map(HeaderName::as_str).collect();
+        let fields = head.fields.into_map();
+        let names: Vec<_> = fields.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["x-two"]);
     }
 
@@ -430,12 +498,12 @@ mod tests {
     fn a_head_request_has_no_content_but_keeps_its_length() {
         let head = read_as(
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-            Asked { head: true, upgrade: false },
+            Asked { head: true, ..Asked::default() },
         )
         .unwrap()
         .unwrap();
         assert_eq!(head.framing, Framing::Empty);
-        assert_eq!(head.fields[CONTENT_LENGTH], "5");
+        assert_eq!(head.fields.map()[CONTENT_LENGTH], "5");
     }
 
     #[test]
@@ -443,9 +511,9 @@ mod tests {
         let bytes = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
         let mut scanner = Scanner::default();
         for end in 1..25 {
-            assert_eq!(scanner.scan(&bytes[..end], &limits()), Ok(None), "{end}");
+            assert_eq!(scanner.scan_response(&bytes[..end], &limits()), Ok(None), "{end}");
         }
-        assert_eq!(scanner.scan(bytes, &limits()), Ok(Some(25)));
+        assert_eq!(scanner.scan_response(bytes, &limits()), Ok(Some(25)));
         let mut buf = BytesMut::from(&bytes[..]);
         take(&mut buf, 25, &scanner, Asked::default()).unwrap();
         assert_eq!(&buf[..], b"rest");

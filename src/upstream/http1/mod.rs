@@ -8,10 +8,35 @@
 
 pub mod content;
 pub mod exchange;
+pub mod fill;
 pub mod head;
 pub mod upload;
 
+use crate::config::model::UpstreamLimits;
 use crate::failure::Kind;
+
+/// How large a message may be.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageLimits {
+    /// Bytes of the head.
+    pub head_bytes: usize,
+    /// Bytes of one of its lines.
+    pub field_bytes: usize,
+    /// Field lines of the head, and of the trailer section.
+    pub fields: usize,
+    /// Bytes of the trailer section.
+    pub trailer_bytes: usize,
+    /// Bytes of the content; `None` is no limit.
+    pub body_bytes: Option<u64>,
+}
+
+impl From<&UpstreamLimits> for MessageLimits {
+    fn from(limits: &UpstreamLimits) -> Self {
+        let &UpstreamLimits { head_bytes, field_bytes, fields, trailer_bytes, body_bytes, .. } =
+            limits;
+        MessageLimits { head_bytes, field_bytes, fields, trailer_bytes, body_bytes }
+    }
+}
 
 /// How an upstream broke HTTP/1.1. Each variant knows its kind by construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

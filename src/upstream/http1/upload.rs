@@ -33,8 +33,8 @@ pub struct Upload<B> {
     framing: Framing,
     may_send_content: bool,
     meter: Meter,
-    /// The head stays in `out` until the first content, if it is there already, has joined it.
-    head_waits: bool,
+    /// The writer has not taken all that it was given.
+    blocked: bool,
     sent: u64,
 }
 
@@ -62,7 +62,7 @@ where
             body,
             framing,
             may_send_content: !expects_continue,
-            head_waits: !expects_continue && framing != Framing::Empty,
+            blocked: false,
             meter: Meter::new(content_limit, framing),
             sent: 0,
         }
@@ -89,21 +89,32 @@ where
         cx: &mut Context<'_>,
     ) -> Result<Waiting, UploadError> {
         loop {
+            let waiting = if self.blocked { None } else { self.gather(cx)? };
             match self.poll_write_out(stream, cx) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.blocked = false,
                 Poll::Ready(Err(error)) => return Err(UploadError::Upstream(error)),
-                Poll::Pending => return Ok(Waiting::Upstream),
+                Poll::Pending => {
+                    self.blocked = true;
+                    return Ok(Waiting::Upstream);
+                }
             }
-            let Some(body) = self.body.as_mut() else { return Ok(Waiting::Done) };
+            if let Some(waiting) = waiting {
+                return Ok(waiting);
+            }
+        }
+    }
+
+    /// Takes content until there is enough for a write: `None`, or why there is no more now.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<Option<Waiting>, UploadError> {
+        while self.large.is_empty() && self.out.len() < COPY_LIMIT {
+            let Some(body) = self.body.as_mut() else { return Ok(Some(Waiting::Done)) };
             if !self.may_send_content {
-                return Ok(Waiting::Continue);
+                return Ok(Some(Waiting::Continue));
             }
             match Pin::new(body).poll_frame(cx) {
-                // A head whose content is late leaves alone.
-                Poll::Pending if self.head_waits => self.head_waits = false,
                 Poll::Pending => {
                     self.meter.waits();
-                    return Ok(Waiting::Client);
+                    return Ok(Some(Waiting::Client));
                 }
                 Poll::Ready(Some(Ok(frame))) => self.enqueue(frame)?,
                 Poll::Ready(Some(Err(error))) => {
@@ -112,6 +123,7 @@ where
                 Poll::Ready(None) => self.finish(None)?,
             }
         }
+        Ok(None)
     }
 
     fn enqueue(&mut self, frame: http_body::Frame<Bytes>) -> Result<(), UploadError> {
@@ -122,7 +134,6 @@ where
         if data.is_empty() {
             return Ok(());
         }
-        self.head_waits = false;
         self.meter.take(data.len())?;
         let chunked = self.framing == Framing::Chunked;
         if chunked {
@@ -142,7 +153,6 @@ where
 
     fn finish(&mut self, trailers: Option<http::HeaderMap>) -> Result<(), UploadError> {
         self.body = None;
-        self.head_waits = false;
         if self.framing == Framing::Chunked {
             self.out.extend_from_slice(b"0\r\n");
             for (name, value) in trailers.iter().flatten() {
@@ -173,9 +183,6 @@ where
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.head_waits {
-            return Poll::Ready(Ok(()));
-        }
         while !(self.out.is_empty() && self.large.is_empty()) {
             let stream = Pin::new(&mut *stream);
             let polled = if self.large.is_empty() {

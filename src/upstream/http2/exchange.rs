@@ -239,7 +239,7 @@ where
         let (status, fields) = (parts.status, parts.headers);
         Ok(Head::Interim(ResponseHead {
             status,
-            fields,
+            fields: fields.into(),
             framing: Framing::Empty,
             keep_alive: true,
         }))
@@ -283,7 +283,7 @@ where
         }
         self.whole = content.is_end_stream();
         self.content = Some(content);
-        Ok(Head::Final(ResponseHead { status, fields, framing, keep_alive: true }))
+        Ok(Head::Final(ResponseHead { status, fields: fields.into(), framing, keep_alive: true }))
     }
 
     /// The next piece of the content; `None` when it is whole.

@@ -1,0 +1,309 @@
+//! Request heads: found in one scan, parsed once (RFC 9112 §2, §3).
+//!
+//! A head that two readers could understand differently is refused, because whoever stands before
+//! us may have understood it in the other way: bare line feeds, obsolete folding, more than one
+//! length, a length beside Transfer-Encoding. What else is wrong with a request, and does not put
+//! in doubt where it ends, is told by `forward`, in an answer of more words.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Uri, Version, request};
+
+use crate::failure::ClientFailure;
+use crate::upstream::exchange::Framing;
+use crate::upstream::http1::head::{ON_STACK, Scanner, cut, parse_length, value_of};
+use crate::upstream::http1::{MessageError, MessageLimits};
+
+/// The longest target that [`Uri`] can hold.
+const LONGEST_TARGET: usize = 65_534;
+
+/// The longest method that is looked for in bytes that may be something else than HTTP.
+const LONGEST_METHOD: usize = 24;
+
+/// A request head.
+#[derive(Debug)]
+pub struct Head {
+    /// Method, target, version and fields.
+    pub parts: request::Parts,
+    /// How the content is delimited.
+    pub framing: Framing,
+    /// Whether the connection may carry another request (RFC 9112 §9.3).
+    pub keep_alive: bool,
+    /// The content waits for a 100 (RFC 9110 §10.1.1).
+    pub expects_continue: bool,
+}
+
+/// Takes a head off the front of `buf`; `None` if more is needed.
+///
+/// # Errors
+/// What is wrong with it. Nothing behind it can be trusted then.
+pub fn take(
+    scanner: &mut Scanner,
+    buf: &mut BytesMut,
+    limits: &MessageLimits,
+) -> Result<Option<Head>, ClientFailure> {
+    // Empty lines before a request are skipped (RFC 9112 §2.2).
+    while scanner.is_in_first_line() && buf.starts_with(b"\r\n") {
+        buf.advance(2);
+        *scanner = Scanner::default();
+    }
+    if buf.is_empty() {
+        return Ok(None);
+    }
+    let in_first_line = scanner.is_in_first_line();
+    let length = match scanner.scan(buf, limits) {
+        Ok(Some(length)) => length,
+        Ok(None) if in_first_line && !may_begin_request(buf) => {
+            // What is not HTTP is told at once, not after a time limit.
+            return Err(ClientFailure::BadRequest);
+        }
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(refused(error, scanner)),
+    };
+    let scanner = std::mem::take(scanner);
+    let bytes = cut(buf, length);
+    let config = httparse::ParserConfig::default();
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = if scanner.fields() <= ON_STACK {
+        let mut fields = [MaybeUninit::uninit(); ON_STACK];
+        config
+            .parse_request_with_uninit_headers(&mut request, &bytes, &mut fields)
+            .map_err(|_| ClientFailure::BadRequest)
+            .and_then(|_| assemble(&bytes, &request))
+    } else {
+        let mut fields = vec![MaybeUninit::uninit(); scanner.fields()];
+        config
+            .parse_request_with_uninit_headers(&mut request, &bytes, &mut fields)
+            .map_err(|_| ClientFailure::BadRequest)
+            .and_then(|_| assemble(&bytes, &request))
+    };
+    parsed.map(Some)
+}
+
+/// Whether these bytes may be the beginning of a method and a space (RFC 9112 §3).
+fn may_begin_request(bytes: &[u8]) -> bool {
+    if bytes == b"\r" {
+        return true;
+    }
+    let start = bytes.get(..LONGEST_METHOD).unwrap_or(bytes);
+    let method = start.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_whole = method.len() < start.len();
+    let is_plausible =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    method.iter().all(is_plausible) && (!is_whole || !method.is_empty())
+}
+
+fn refused(error: MessageError, scanner: &Scanner) -> ClientFailure {
+    match error {
+        MessageError::HeadTooLarge | MessageError::FieldTooLarge if scanner.is_in_first_line() => {
+            ClientFailure::UriTooLong
+        }
+        MessageError::HeadTooLarge | MessageError::FieldTooLarge | MessageError::TooManyFields => {
+            ClientFailure::FieldsTooLarge
+        }
+        _ => ClientFailure::BadRequest,
+    }
+}
+
+/// The fields that say where the request ends and what follows it.
+#[derive(Default)]
+struct Hop {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+}
+
+fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Head, ClientFailure> {
+    const BAD: ClientFailure = ClientFailure::BadRequest;
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(BAD);
+    };
+    if target.len() > LONGEST_TARGET {
+        return Err(ClientFailure::UriTooLong);
+    }
+    let mut hop = Hop::default();
+    let mut fields = HeaderMap::with_capacity(request.headers.len());
+    for field in request.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
+        hop.note(&name, field.value)?;
+        fields.append(name, value_of(bytes, field.value).map_err(|_| BAD)?);
+    }
+    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BAD)?;
+    parts.uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| BAD)?;
+    parts.version = version;
+    parts.headers = fields;
+    let framing = match (hop.chunked, hop.length) {
+        // RFC 9112 §6.1: either is a try to smuggle, or would be read by an old proxy as one.
+        (true, Some(_)) => return Err(BAD),
+        (true, None) if version == Version::HTTP_10 => return Err(BAD),
+        (true, None) => Framing::Chunked,
+        (false, None | Some(0)) => Framing::Empty,
+        (false, Some(length)) => Framing::Length(length),
+    };
+    Ok(Head {
+        parts,
+        framing,
+        keep_alive: !hop.close && (version == Version::HTTP_11 || hop.keep_alive),
+        expects_continue: hop.expects_continue
+            && version == Version::HTTP_11
+            && framing != Framing::Empty,
+    })
+}
+
+impl Hop {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), ClientFailure> {
+        // Most fields are told apart by the length of their names.
+        match name.as_str().len() {
+            6 if *name == EXPECT => {
+                self.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
+            }
+            10 if *name == CONNECTION => {
+                for option in value.split(|byte| *byte == b',') {
+                    let option = option.trim_ascii();
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if *name == CONTENT_LENGTH => {
+                let length = parse_length(value).map_err(|_| ClientFailure::BadRequest)?;
+                if self.length.replace(length).is_some_and(|known| known != length) {
+                    return Err(ClientFailure::BadRequest);
+                }
+            }
+            17 if *name == TRANSFER_ENCODING => {
+                // Any other coding, and a list of them, is read in more than one way (RFC 9112 §6.1).
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(ClientFailure::BadRequest);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: MessageLimits = MessageLimits {
+        head_bytes: 300,
+        field_bytes: 300,
+        fields: 5,
+        trailer_bytes: 100,
+        body_bytes: None,
+    };
+
+    /// What comes of these bytes, in whatever pieces they come.
+    fn read(bytes: &[u8]) -> Result<Option<Head>, ClientFailure> {
+        let mut buf = BytesMut::from(bytes);
+        let whole = take(&mut Scanner::default(), &mut buf, &LIMITS);
+        for cut in 1..bytes.len() {
+            let mut buf = BytesMut::from(&bytes[..cut]);
+            let mut scanner = Scanner::default();
+            let pieces = take(&mut scanner, &mut buf, &LIMITS).and_then(|head| match head {
+                None => {
+                    buf.extend_from_slice(&bytes[cut..]);
+                    take(&mut scanner, &mut buf, &LIMITS)
+                }
+                head => Ok(head),
+            });
+            match (&pieces, &whole) {
+                (Ok(pieces), Ok(whole)) => assert_eq!(pieces.is_some(), whole.is_some(), "{cut}"),
+                (Err(pieces), Err(whole)) => assert_eq!(pieces, whole, "{cut}"),
+                _ => panic!("{pieces:?} and {whole:?}, cut at {cut}"),
+            }
+        }
+        whole
+    }
+
+    fn head(text: &str) -> Head {
+        read(text.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn framing_and_keep_alive_follow_rfc_9112() {
+        use Framing::*;
+        for (text, framing, keep_alive) in [
+            ("GET / HTTP/1.1\r\n\r\n", Empty, true),
+            ("\r\n\r\nGET / HTTP/1.1\r\n\r\n", Empty, true),
+            ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", Empty, false),
+            ("GET / HTTP/1.0\r\n\r\n", Empty, false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", Empty, true),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", Length(5), true),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\ncontent-length: 5\r\n\r\n", Length(5), true),
+            ("PUT / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", Empty, true),
+            ("PUT / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n", Chunked, true),
+        ] {
+            let head = head(text);
+            assert_eq!((head.framing, head.keep_alive), (framing, keep_alive), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        for text in [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "\nGET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            "GET / HTTP/1.1\r\nA : b\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: +5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length:\r\n\r\n",
+            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /a b HTTP/1.1\r\n\r\n",
+            "GET / HTTP/2.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\0\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\rc\r\n\r\n",
+        ] {
+            assert_eq!(read(text.as_bytes()).err(), Some(ClientFailure::BadRequest), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_http_is_told_before_its_line_ends() {
+        for bytes in [&b"\x16\x03\x01\x02\x00\x01"[..], b" GET /", b"GE\"T", b"(", b"\r\r"] {
+            assert_eq!(read(bytes).err(), Some(ClientFailure::BadRequest), "{bytes:?}");
+        }
+        for bytes in [&b"GE"[..], b"GET", b"GET ", b"M-SEARCH * HT", b"\r", b"\r\n\r\nGET / H"] {
+            assert!(read(bytes).unwrap().is_none(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_told_by_its_part() {
+        let line = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(300));
+        let field = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(300));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(6));
+        assert_eq!(read(line.as_bytes()).err(), Some(ClientFailure::UriTooLong));
+        assert_eq!(read(field.as_bytes()).err(), Some(ClientFailure::FieldsTooLarge));
+        assert_eq!(read(many.as_bytes()).err(), Some(ClientFailure::FieldsTooLarge));
+    }
+
+    #[test]
+    fn what_follows_the_head_stays() {
+        let mut buf = BytesMut::from(
+            &b"PUT /x?y HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\nabGET"[..],
+        );
+        let head = take(&mut Scanner::default(), &mut buf, &LIMITS).unwrap().unwrap();
+        assert_eq!((head.parts.uri.path(), head.parts.uri.query()), ("/x", Some("y")));
+        assert!(head.expects_continue);
+        assert_eq!(&buf[..], b"abGET");
+    }
+}

@@ -1,0 +1,222 @@
+//! Response heads, written (RFC 9112 §4, §6).
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::BytesMut;
+use http::header::CONTENT_LENGTH;
+use http::{StatusCode, Version};
+
+use crate::upstream::exchange::Framing;
+use crate::upstream::fields::Fields;
+use crate::upstream::http1::upload::extend_field;
+
+/// What the response depends on beside itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The client's version.
+    pub version: Version,
+    /// A HEAD request: its response has no content.
+    pub head: bool,
+    /// Whether another request may follow on the connection, as far as we know.
+    pub keep_alive: bool,
+}
+
+/// How the content follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How it is delimited.
+    pub framing: Framing,
+    /// Whether another request may follow behind it.
+    pub keep_alive: bool,
+}
+
+/// Writes the head of a response with so many bytes of content, if that is known.
+pub fn write(
+    out: &mut BytesMut,
+    status: StatusCode,
+    fields: Fields,
+    exact: Option<u64>,
+    asked: Asked,
+) -> Plan {
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+    let bodiless = asked.head
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED;
+    let framing = match exact {
+        _ if bodiless => Framing::Empty,
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None if asked.version == Version::HTTP_11 => Framing::Chunked,
+        None => Framing::Close,
+    };
+    let keep_alive = asked.keep_alive && framing != Framing::Close;
+    let has_date = fields.has_date();
+    status_line(out, asked.version, status);
+    match fields {
+        Fields::Lines(mut lines) => {
+            if !bodiless {
+                lines.forget_length();
+            }
+            out.extend_from_slice(lines.text());
+        }
+        Fields::Map(map) => {
+            for (name, value) in &map {
+                // The content is as long as it is. Where there is none, the field says what a GET
+                // would have got (RFC 9110 §8.6).
+                if bodiless || *name != CONTENT_LENGTH {
+                    extend_field(out, name.as_str().as_bytes(), value.as_bytes());
+                }
+            }
+        }
+    }
+    match framing {
+        _ if bodiless => {}
+        Framing::Empty => out.extend_from_slice(b"content-length: 0\r\n"),
+        Framing::Length(length) => content_length(out, length),
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Close => {}
+    }
+    if !has_date {
+        out.extend_from_slice(b"date: ");
+        date(out);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(match (keep_alive, asked.version) {
+        _ if switches => b"\r\n",
+        (false, _) => b"connection: close\r\n\r\n",
+        // RFC 9112 §9.3: not the default there.
+        (true, Version::HTTP_10) => b"connection: keep-alive\r\n\r\n",
+        (true, _) => b"\r\n",
+    });
+    Plan { framing, keep_alive }
+}
+
+fn status_line(out: &mut BytesMut, version: Version, status: StatusCode) {
+    if status == StatusCode::OK && version == Version::HTTP_11 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+    out.extend_from_slice(version);
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn content_length(out: &mut BytesMut, length: u64) {
+    let mut line = [0_u8; 40];
+    let room = line.len();
+    let mut rest = &mut line[..];
+    // A number has 20 digits at most: there is room.
+    let _ = write!(rest, "content-length: {length}\r\n");
+    let used = room - rest.len();
+    out.extend_from_slice(line.get(..used).unwrap_or_default());
+}
+
+/// The length of a date (RFC 9110 §5.6.7).
+const DATE_LENGTH: usize = 29;
+
+/// Appends the time of this second (RFC 9110 §6.6.1): what has none gets one from us.
+fn date(out: &mut BytesMut) {
+    thread_local! {
+        static LAST: RefCell<(u64, [u8; DATE_LENGTH])> = const { RefCell::new((0, [0; DATE_LENGTH])) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second || text.first() == Some(&0) {
+            *last = second;
+            let date = httpdate::fmt_http_date(now);
+            if let Some(date) = date.as_bytes().first_chunk() {
+                *text = *date;
+            }
+        }
+        out.extend_from_slice(text);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    const ASKED: Asked = Asked { version: Version::HTTP_11, head: false, keep_alive: true };
+
+    /// What is written, which is the same for both forms of the fields.
+    fn written(
+        status: u16,
+        given: &[(&'static str, &'static str)],
+        exact: Option<u64>,
+        asked: Asked,
+    ) -> (String, Plan) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let forms = [Fields::new(Version::HTTP_11), Fields::from(HeaderMap::new())];
+        let [lines, map] = forms.map(|mut fields| {
+            for (name, value) in given.iter().chain(&[("date", "now")]) {
+                let name = HeaderName::from_static(name);
+                fields.append(&name, &HeaderValue::from_static(value));
+            }
+            let mut out = BytesMut::new();
+            let plan = write(&mut out, status, fields, exact, asked);
+            (String::from_utf8(out.to_vec()).unwrap().replace("date: now\r\n", ""), plan)
+        });
+        assert_eq!(lines, map);
+        lines
+    }
+
+    #[test]
+    fn the_content_decides_the_framing() {
+        use Framing::*;
+        let old = Asked { version: Version::HTTP_10, ..ASKED };
+        let head = Asked { head: true, ..ASKED };
+        for (status, exact, asked, expected, framing) in [
+            (200, Some(5), ASKED, "1.1 200 OK\r\ncontent-length: 5\r\n", Length(5)),
+            (200, Some(0), ASKED, "1.1 200 OK\r\ncontent-length: 0\r\n", Empty),
+            (200, None, ASKED, "1.1 200 OK\r\ntransfer-encoding: chunked\r\n", Chunked),
+            (200, None, old, "1.0 200 OK\r\nconnection: close\r\n", Close),
+            (
+                200,
+                Some(5),
+                old,
+                "1.0 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\n",
+                Length(5),
+            ),
+            (200, Some(0), head, "1.1 200 OK\r\ncontent-length: 7\r\n", Empty),
+            (304, Some(0), ASKED, "1.1 304 Not Modified\r\ncontent-length: 7\r\n", Empty),
+        ] {
+            let (text, plan) = written(status, &[("content-length", "7")], exact, asked);
+            assert_eq!((text, plan.framing), (format!("HTTP/{expected}\r\n"), framing));
+        }
+        let (text, _) = written(204, &[], Some(0), ASKED);
+        assert_eq!(text, "HTTP/1.1 204 No Content\r\n\r\n");
+    }
+
+    #[test]
+    fn a_connection_that_ends_says_so() {
+        let closing = Asked { keep_alive: false, ..ASKED };
+        let (text, plan) = written(200, &[], Some(0), closing);
+        assert_eq!(text, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        assert!(!plan.keep_alive);
+        let switching = [("connection", "upgrade"), ("upgrade", "x")];
+        let (text, _) = written(101, &switching, Some(0), closing);
+        assert_eq!(
+            text,
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_has_no_date_gets_one() {
+        let status = StatusCode::from_u16(799).unwrap();
+        let mut out = BytesMut::new();
+        write(&mut out, status, Fields::new(Version::HTTP_11), Some(0), ASKED);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let date = text.strip_prefix("HTTP/1.1 799 \r\ncontent-length: 0\r\ndate: ").unwrap();
+        let date = httpdate::parse_http_date(date.strip_suffix("\r\n\r\n").unwrap()).unwrap();
+        assert!(date.elapsed().unwrap().as_secs() < 60);
+    }
+}

@@ -1,0 +1,268 @@
+//! A client's HTTP/1.1 connection: what was read and not taken yet, and the framing of the request
+//! content that is due on it.
+//!
+//! Three read from it, by turns and all in the connection's one task: the connection itself waits
+//! for a head, the request's content is read by whoever uploads it ([`Content`]), and while neither
+//! has anything to read, one look ahead notices that the client leaves. Nobody reads what nobody
+//! asks for, which is the back-pressure of P6: at most one read lies here.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::AsyncWrite;
+
+use super::request::{self, Head};
+use crate::failure::ClientFailure;
+use crate::forward::client::Client;
+use crate::listen::io::ClientIo;
+use crate::upstream::deadline::Deadline;
+use crate::upstream::exchange::Framing;
+use crate::upstream::http1::MessageLimits;
+use crate::upstream::http1::content::{Decoder, Step};
+use crate::upstream::http1::fill::Fill;
+use crate::upstream::http1::head::Scanner;
+
+/// A buffer larger than this is not kept for the next request.
+const KEPT: usize = 16 * 1024;
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Wire {
+    io: ClientIo,
+    buf: BytesMut,
+    fill: Fill,
+    scanner: Scanner,
+    limits: MessageLimits,
+    decoder: Decoder,
+    client: Rc<Client>,
+    /// The content waits for a 100 that has not been said.
+    expects_continue: bool,
+    /// The content was asked for since this was last looked at.
+    asked: bool,
+    head: Option<Deadline>,
+    waits_for_head: bool,
+}
+
+/// What comes after a response.
+#[derive(Debug)]
+pub enum Next {
+    /// Another request.
+    Request(Box<Head>),
+    /// Nothing.
+    Nothing,
+    /// Something that is refused.
+    Refused(ClientFailure),
+}
+
+impl Wire {
+    /// A connection from which `buf` was read already.
+    pub fn new(io: ClientIo, buf: BytesMut, client: Rc<Client>, limits: MessageLimits) -> Self {
+        Wire {
+            io,
+            buf,
+            fill: Fill::default(),
+            scanner: Scanner::default(),
+            limits,
+            decoder: Decoder::new(Framing::Empty),
+            client,
+            expects_continue: false,
+            asked: false,
+            head: None,
+            waits_for_head: false,
+        }
+    }
+
+    /// The socket, and what was read from it and not taken.
+    pub fn into_parts(self) -> (ClientIo, Bytes) {
+        (self.io, self.buf.freeze())
+    }
+
+    /// The next head, which may take so long; `leaving` says that nothing needs to come.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: Duration,
+        mut leaving: impl FnMut(&mut Context<'_>) -> bool,
+    ) -> Poll<Next> {
+        loop {
+            match request::take(&mut self.scanner, &mut self.buf, &self.limits) {
+                Ok(None) => {}
+                Ok(Some(head)) => {
+                    self.waits_for_head = false;
+                    self.decoder = Decoder::new(head.framing);
+                    self.expects_continue = head.expects_continue;
+                    return Poll::Ready(Next::Request(Box::new(head)));
+                }
+                Err(failure) => return Poll::Ready(Next::Refused(failure)),
+            }
+            match self.fill.poll(&mut self.io, &mut self.buf, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Nothing),
+                Poll::Pending => {
+                    if self.buf.is_empty() && leaving(cx) {
+                        return Poll::Ready(Next::Nothing);
+                    }
+                    ready!(self.poll_late(cx, limit));
+                    return Poll::Ready(match self.buf.is_empty() {
+                        true => Next::Nothing,
+                        false => Next::Refused(ClientFailure::RequestTimeout),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Ready when a head has been waited for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        let deadline = self.head.get_or_insert_with(Deadline::new);
+        if !std::mem::replace(&mut self.waits_for_head, true) {
+            deadline.set(limit);
+        }
+        deadline.poll(cx)
+    }
+
+    /// While a request is served: writes interim responses, and is ready when the client has left.
+    pub fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.poll_interim(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
+        // Whoever reads the content has looked. What lies here is more than was asked for.
+        if std::mem::take(&mut self.asked) || !self.buf.is_empty() {
+            return Poll::Pending;
+        }
+        match self.fill.poll(&mut self.io, &mut self.buf, cx) {
+            Poll::Ready(Ok(1..)) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+        }
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut interim = self.client.interim.borrow_mut();
+            if interim.waiting().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, interim.waiting()))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.advance(count);
+            if interim.waiting().is_empty() {
+                return Pin::new(&mut self.io).poll_flush(cx);
+            }
+        }
+    }
+
+    /// The final response begins: no 100 can come any more. Whether the client still waits for it, so
+    /// that nobody knows if its content will come (RFC 9110 §10.1.1).
+    pub fn begin_response(&mut self) -> bool {
+        std::mem::take(&mut self.expects_continue)
+    }
+
+    /// The response is whole. Whether a next request can be found behind this one: its content is
+    /// complete, or the rest of it is here.
+    pub fn end_request(&mut self) -> bool {
+        while !self.decoder.is_done() {
+            match self.decoder.decode(&mut self.buf, &self.limits) {
+                Ok(Step::Data(_) | Step::Trailers(_) | Step::Done) => {}
+                Ok(Step::More) | Err(_) => return false,
+            }
+        }
+        if self.buf.is_empty() && self.buf.capacity() > KEPT {
+            self.buf = BytesMut::new();
+        }
+        self.fill = Fill::default();
+        true
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.asked = true;
+        loop {
+            match self.decoder.decode(&mut self.buf, &self.limits) {
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Step::Trailers(fields)) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                }
+                Ok(Step::Done) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => {
+                    let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            if std::mem::take(&mut self.expects_continue) {
+                self.client.interim.borrow_mut().push_continue();
+            }
+            match ready!(self.fill.poll(&mut self.io, &mut self.buf, cx)) {
+                Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+/// The content of the request that is being served.
+#[derive(Debug)]
+pub struct Content(pub Rc<RefCell<Wire>>);
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.borrow_mut().poll_content(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.borrow().decoder.is_done()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.borrow().decoder.left().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// The way to the client. It borrows the connection for each write alone: what is written may be an
+/// answer to content that is still read from it.
+#[derive(Debug)]
+pub struct Writer<'w>(pub &'w RefCell<Wire>);
+
+impl AsyncWrite for Writer<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_shutdown(cx)
+    }
+}
