@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use divan::Bencher;
 use http::request::Parts;
 use seawall::config::model::UpstreamLimits;
-use seawall::forward::request::{self, Extra, Peer};
+use seawall::forward::request::{self, Extra, Peer, Present};
 use seawall::upstream::exchange::{Asked, Framing};
 use seawall::upstream::http1::MessageLimits;
 use seawall::upstream::http1::head::{self, Scanner};
@@ -43,8 +43,9 @@ fn parts(name: &str) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-fn extra(peer: &Peer) -> Extra<'_> {
+fn extra(peer: &Peer, present: Present) -> Extra<'_> {
     Extra {
+        present,
         peer,
         host: "www.example.com",
         via: "1.1 seawall-0123456789ab",
@@ -65,20 +66,20 @@ fn peer() -> Peer {
 #[divan::bench(args = REQUESTS)]
 fn request_check(bencher: Bencher<'_, '_>, name: &str) {
     let parts = parts(name);
-    bencher.bench_local(|| request::check(black_box(&parts)).is_ok());
+    bencher.bench_local(|| request::check(black_box(&parts), Present::of(&parts.headers)).is_ok());
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http1(bencher: Bencher<'_, '_>, name: &str) {
     let (parts, peer) = (parts(name), peer());
-    let extra = extra(&peer);
+    let extra = extra(&peer, Present::of(&parts.headers));
     bencher.bench_local(|| request::http1(black_box(&parts), black_box(&extra)));
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http2(bencher: Bencher<'_, '_>, name: &str) {
     let (parts, peer) = (parts(name), peer());
-    let extra = extra(&peer);
+    let extra = extra(&peer, Present::of(&parts.headers));
     bencher.bench_local(|| request::http2(black_box(&parts), black_box(&extra), "http").unwrap());
 }
 
@@ -99,6 +100,6 @@ fn response_from_http1(bencher: Bencher<'_, '_>, name: &str) {
     bencher.with_inputs(|| BytesMut::from(text)).bench_refs(|bytes| {
         let mut scanner = Scanner::default();
         let length = scanner.scan_response(bytes, &limits).unwrap().unwrap();
-        head::take(bytes, length, &scanner, Asked::default()).unwrap()
+        head::take(bytes, length, &scanner, Asked { lines: true, ..Asked::default() }).unwrap()
     });
 }

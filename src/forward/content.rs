@@ -5,7 +5,6 @@
 //! into a closed connection or RST_STREAM, so that what was cut off never looks complete (P1).
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,6 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use super::pieces::Pieces;
 use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
@@ -36,7 +36,7 @@ enum Inner {
 /// Content that is whole, in pieces, with trailers.
 #[derive(Debug)]
 struct Held {
-    pieces: VecDeque<Bytes>,
+    pieces: Pieces,
     trailers: Option<HeaderMap>,
     left: u64,
 }
@@ -45,7 +45,7 @@ struct Held {
 #[derive(Debug)]
 pub struct Relayed {
     /// What comes before what the source has: what was held when the response was committed.
-    pub held: VecDeque<Bytes>,
+    pub held: Pieces,
     /// What comes when `held` is empty and the source is gone.
     pub ending: Ending,
     /// Passes the content event by event.
@@ -162,9 +162,9 @@ impl Content {
 
     /// Content that is whole, in pieces.
     #[must_use]
-    pub fn held(mut pieces: VecDeque<Bytes>, trailers: Option<HeaderMap>) -> Self {
-        if trailers.is_none() && pieces.len() <= 1 {
-            return Content(Inner::Whole(pieces.pop_front()));
+    pub fn held(mut pieces: Pieces, trailers: Option<HeaderMap>) -> Self {
+        if trailers.is_none() && (pieces.is_empty() || pieces.only().is_some()) {
+            return Content(Inner::Whole(pieces.pop()));
         }
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
         Content(Inner::Held(Held { pieces, trailers, left }))
@@ -174,8 +174,10 @@ impl Content {
     #[must_use]
     pub fn relayed(mut relayed: Relayed) -> Self {
         if let Some(events) = &mut relayed.events {
-            let held = std::mem::take(&mut relayed.held);
-            relayed.held = held.into_iter().filter_map(|piece| events.pass(piece)).collect();
+            let mut held = std::mem::take(&mut relayed.held);
+            while let Some(piece) = held.pop() {
+                events.pass(piece).into_iter().for_each(|piece| relayed.held.push(piece));
+            }
         }
         Content(Inner::Relayed(Box::new(relayed)))
     }
@@ -184,7 +186,7 @@ impl Content {
 impl Relayed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
         loop {
-            if let Some(piece) = self.held.pop_front() {
+            if let Some(piece) = self.held.pop() {
                 return Poll::Ready(Some(Ok(self.pass(piece))));
             }
             let Some(exchange) = self.source.exchange.as_mut() else {
@@ -251,7 +253,9 @@ impl Relayed {
     fn finish(&mut self, ending: Ending) {
         self.source.finish();
         self.ending = ending;
-        self.held.extend(self.events.as_mut().and_then(|events| events.rest()));
+        if let Some(rest) = self.events.as_mut().and_then(|events| events.rest()) {
+            self.held.push(rest);
+        }
         if let Some(committed) = self.committed.take() {
             committed.finish();
         }
@@ -276,7 +280,10 @@ impl Relayed {
                     return;
                 }
                 match self.events.as_ref().filter(|events| events.stands_between_events()) {
-                    Some(_) => self.held.extend(committed.abort_with_event(failure)),
+                    Some(_) => {
+                        let event = committed.abort_with_event(failure);
+                        event.into_iter().for_each(|event| self.held.push(event));
+                    }
                     None => committed.abort(failure),
                 }
             }
@@ -307,7 +314,7 @@ impl Body for Content {
     ) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
         match &mut self.get_mut().0 {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Inner::Held(held) => Poll::Ready(match held.pieces.pop_front() {
+            Inner::Held(held) => Poll::Ready(match held.pieces.pop() {
                 Some(piece) => {
                     held.left -= piece.len() as u64;
                     Some(Ok(Frame::data(piece)))

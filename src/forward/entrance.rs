@@ -8,6 +8,7 @@ use http::{HeaderName, Method, StatusCode, request};
 use super::client::Client;
 use super::incoming::Incoming;
 use super::reply::Reply;
+use super::request::Present;
 use super::{Left, Worker, refuse_unrouted, request as incoming};
 use crate::config::model::Config;
 use crate::failure::ClientFailure;
@@ -59,7 +60,7 @@ pub async fn redirect(
     port: u16,
     id: &RequestId,
 ) -> Reply {
-    let host = incoming::check(&parts).ok();
+    let host = incoming::check(&parts, Present::of(&parts.headers)).ok();
     let target = match parts.method {
         Method::CONNECT => None,
         _ => parts.uri.path_and_query().map(PathAndQuery::as_str).or(Some("/")),

@@ -6,13 +6,12 @@
 //! held so far and flows on through `content`. A healthy small response is whole at its first poll:
 //! holding costs it nothing.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::pieces::Pieces;
 use super::replay::Reader;
-use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use tokio::time::{Instant, sleep_until};
@@ -72,7 +71,7 @@ impl Terms {
 #[derive(Debug, Default)]
 pub struct Held {
     /// The content so far.
-    pub pieces: VecDeque<Bytes>,
+    pub pieces: Pieces,
     /// Its trailers, if it is whole and has any.
     pub trailers: Option<HeaderMap>,
     /// Nothing follows.
@@ -84,7 +83,7 @@ pub struct Held {
 /// # Errors
 /// When either side fails before that: nothing has been committed.
 pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held, Broken> {
-    let mut held = Held { pieces: VecDeque::new(), trailers: None, whole: false };
+    let mut held = Held { pieces: Pieces::default(), trailers: None, whole: false };
     let mut size = 0;
     // The timer is made only for a response that is not whole at once.
     let mut timer = None;
@@ -117,7 +116,7 @@ pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held,
             }
             Some(Some(Ok(Piece::Data(data)))) => {
                 size += data.len();
-                held.pieces.push_back(data);
+                held.pieces.push(data);
                 if size > terms.bytes {
                     return Ok(held);
                 }

@@ -18,6 +18,7 @@ pub mod current;
 pub mod entrance;
 pub mod hold;
 pub mod incoming;
+pub mod pieces;
 pub mod replay;
 pub mod reply;
 pub mod request;
@@ -33,8 +34,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Method, Request, Version};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::{HeaderName, Method, Version};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -42,7 +43,7 @@ use tokio::time::Instant;
 use client::Client;
 use incoming::Incoming;
 use reply::Reply;
-use request::{Extra, Peer};
+use request::{Extra, Peer, Present};
 use retry::{Outgoing, Unanswered};
 use settle::{Held, Subject};
 
@@ -175,9 +176,14 @@ impl Worker {
 ///
 /// Cancel-safe: `listen` drops this future when the client goes away, and with it the exchange and
 /// its connection.
-pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Reply {
+pub async fn handle(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    parts: http::request::Parts,
+    body: Incoming,
+) -> Reply {
+    let present = Present::of(&parts.headers);
     client.follow(&worker);
-    let (parts, body) = request.into_parts();
     let id = match request::trusted_id(&parts, &client.peer) {
         Some(id) => RequestId::accept(id),
         None => worker.ids.borrow_mut().next_id(),
@@ -185,7 +191,7 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
     if let Some(port) = client.peer.entrance.redirect {
         return Box::pin(entrance::redirect(&worker, &client, parts, body, port, &id)).await;
     }
-    let (route, host) = match find_route(&worker, &parts) {
+    let (route, host) = match find_route(&worker, &parts, present) {
         Ok(found) => found,
         Err(failure) => {
             // What is rare is boxed: this future is moved for every request.
@@ -195,11 +201,14 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
     };
     let offer = if is_extended_connect(&parts) {
         Some(handshake::extended_offer(&parts.headers))
-    } else {
+    } else if present.has(Present::UPGRADE) {
         handshake::client_offer(&parts.method, parts.version, &parts.headers)
+    } else {
+        None
     };
-    let grpc = parts.headers.get(CONTENT_TYPE).filter(|value| render::is_grpc(value.as_bytes()));
-    let grpc = grpc.cloned();
+    let field = |asked, name| present.has(asked).then(|| parts.headers.get(name)).flatten();
+    let grpc = field(Present::CONTENT_TYPE, CONTENT_TYPE);
+    let grpc = grpc.filter(|value| render::is_grpc(value.as_bytes())).cloned();
     let rehearsal = find_rehearsal(&route, &parts);
     let recording = worker.tracer.as_deref().map(|tracer| {
         // Boxed, and made elsewhere: most do not have it.
@@ -212,7 +221,7 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
         method: parts.method.clone(),
         uri: parts.uri.clone(),
         version: parts.version,
-        accept: parts.headers.get(http::header::ACCEPT).cloned(),
+        accept: field(Present::ACCEPT, ACCEPT).cloned(),
         origin: route
             .settings
             .policy
@@ -236,9 +245,9 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
         Ok(place) => place,
         Err(refused) => return held.overloaded(refused.retry_after_secs),
     };
-    let expects_continue = request::expects_continue(&parts);
+    let expects_continue = present.has(Present::EXPECT) && request::expects_continue(&parts);
     let refused = match rehearsal {
-        _ if request::is_loop(&parts.headers, &worker.name) => {
+        _ if present.has(Present::VIA) && request::is_loop(&parts.headers, &worker.name) => {
             Err(held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send)))
         }
         Ok(None | Some(Rehearsal { after: Some(_), .. })) => Ok(held),
@@ -263,6 +272,7 @@ pub async fn handle(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
     let outgoing = Outgoing {
         parts: &parts,
         extra: Extra {
+            present,
             peer: &client.peer,
             host,
             via: &worker.name,
@@ -322,12 +332,13 @@ fn is_extended_connect(parts: &http::request::Parts) -> bool {
 fn find_route<'p>(
     worker: &Worker,
     parts: &'p http::request::Parts,
+    present: Present,
 ) -> Result<(Rc<Route>, &'p str), ClientFailure> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > worker.clients.target_bytes {
         return Err(ClientFailure::UriTooLong);
     }
-    let host = request::check(parts)?;
+    let host = request::check(parts, present)?;
     if parts.method == Method::CONNECT && !is_extended_connect(parts) {
         // RFC 9220 §3 for other protocols; a tunnel to anywhere is not what a reverse proxy is for.
         let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();

@@ -24,7 +24,12 @@ impl Reply {
     /// One without fields and content.
     #[must_use]
     pub fn empty(status: StatusCode, version: Version) -> Self {
-        Reply { status, fields: Fields::new(version), content: Content::empty(), close: false }
+        Reply {
+            status,
+            fields: Fields::new(status, version),
+            content: Content::empty(),
+            close: false,
+        }
     }
 
     /// An answer of ours, to a request of this version. HEAD gets the fields of the answer without its

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, VIA,
+    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{Method, Version, request};
 
@@ -66,8 +66,65 @@ impl Peer {
     }
 }
 
+/// Which of the fields that every request is asked for it has, found in one walk over its names: each
+/// question to the map itself is a hash of the name, and most requests have none of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present(u16);
+
+impl Present {
+    /// Accept.
+    pub const ACCEPT: Present = Present(1);
+    /// Connection.
+    pub const CONNECTION: Present = Present(1 << 1);
+    /// Content-Length.
+    pub const CONTENT_LENGTH: Present = Present(1 << 2);
+    /// Content-Type.
+    pub const CONTENT_TYPE: Present = Present(1 << 3);
+    /// Cookie.
+    pub const COOKIE: Present = Present(1 << 4);
+    /// Expect.
+    pub const EXPECT: Present = Present(1 << 5);
+    /// TE.
+    pub const TE: Present = Present(1 << 6);
+    /// Transfer-Encoding.
+    pub const TRANSFER_ENCODING: Present = Present(1 << 7);
+    /// Upgrade.
+    pub const UPGRADE: Present = Present(1 << 8);
+    /// Via.
+    pub const VIA: Present = Present(1 << 9);
+
+    /// Those among these fields.
+    #[must_use]
+    pub fn of(fields: &HeaderMap) -> Self {
+        let mut found = 0;
+        for name in fields.keys() {
+            let Present(bit) = match name.as_str().len() {
+                2 if *name == TE => Present::TE,
+                3 if *name == VIA => Present::VIA,
+                6 if *name == ACCEPT => Present::ACCEPT,
+                6 if *name == COOKIE => Present::COOKIE,
+                6 if *name == EXPECT => Present::EXPECT,
+                7 if *name == UPGRADE => Present::UPGRADE,
+                10 if *name == CONNECTION => Present::CONNECTION,
+                12 if *name == CONTENT_TYPE => Present::CONTENT_TYPE,
+                14 if *name == CONTENT_LENGTH => Present::CONTENT_LENGTH,
+                17 if *name == TRANSFER_ENCODING => Present::TRANSFER_ENCODING,
+                _ => continue,
+            };
+            found |= bit;
+        }
+        Present(found)
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(self, field: Present) -> bool {
+        self.0 & field.0 != 0
+    }
+}
+
 /// Refuses what another parser could read differently, as far as the parsed head shows it; what only
-/// the bytes show is refused by `listen::ambiguity`. Gives the host that the request is for
+/// the bytes show is refused by `listen::http1`. Gives the host that the request is for
 /// (RFC 9110 §7.2): `:authority`, the authority of an absolute-form target, or the one Host field.
 ///
 /// # Errors
@@ -76,9 +133,10 @@ impl Peer {
 /// - A target that is in none of the forms of RFC 9112 §3.2 that are served.
 /// - An HTTP/1.1 request without exactly one Host (§3.2), an HTTP/2 request whose Host contradicts
 ///   `:authority` (RFC 9113 §8.3.1), a host that is none.
-pub fn check(parts: &request::Parts) -> Result<&str, ClientFailure> {
+pub fn check(parts: &request::Parts, present: Present) -> Result<&str, ClientFailure> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
+    if present.has(Present::TRANSFER_ENCODING)
+        && let Some(coding) = codings.next()
         && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
     {
         return Err(ClientFailure::BadRequest);
@@ -191,6 +249,8 @@ pub fn framing(parts: &request::Parts, exact: Option<u64>) -> Framing {
 /// What else goes into the head.
 #[derive(Debug)]
 pub struct Extra<'r> {
+    /// Which fields need to be asked for.
+    pub present: Present,
     /// The client's side.
     pub peer: &'r Peer,
     /// What [`check`] found.
@@ -293,7 +353,7 @@ pub fn http2(
         scratch: BytesMut::with_capacity(256),
     };
     end_to_end(&mut map, parts, extra);
-    if wants_trailers(&parts.headers) {
+    if extra.present.has(Present::TE) && wants_trailers(&parts.headers) {
         map.fields.insert(TE, HeaderValue::from_static("trailers"));
     }
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -310,7 +370,10 @@ pub fn http2(
 
 /// The fields that are the same in every version.
 fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
-    let listed = connection_options(&parts.headers);
+    let listed = match extra.present.has(Present::CONNECTION) {
+        true => connection_options(&parts.headers),
+        false => Vec::new(),
+    };
     for (name, value) in &parts.headers {
         if is_rewritten(name, extra.peer.trusted.get())
             || listed.contains(name)
@@ -324,9 +387,11 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     if let Some((name, value)) = &extra.peer.identity {
         out.copy(name, value);
     }
-    cookies(out, &parts.headers);
-    content(out, parts, extra.framing);
-    via(out, parts, extra.via);
+    if extra.present.has(Present::COOKIE) {
+        cookies(out, &parts.headers);
+    }
+    content(out, parts, extra);
+    via(out, parts, extra);
     forwarding(out, parts, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
     if let Some(recording) = extra.recording {
@@ -396,7 +461,7 @@ fn connection(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
         if let Some(key) = extra.websocket_key {
             extend_field(out, b"sec-websocket-key", key.as_bytes());
         }
-    } else if wants_trailers(&parts.headers) {
+    } else if extra.present.has(Present::TE) && wants_trailers(&parts.headers) {
         out.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
     }
 }
@@ -410,8 +475,8 @@ fn wants_trailers(fields: &HeaderMap) -> bool {
     })
 }
 
-fn content(out: &mut impl Fields, parts: &request::Parts, framing: Framing) {
-    match framing {
+fn content(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
+    match extra.framing {
         Framing::Length(length) => {
             out.write(&CONTENT_LENGTH, |out| {
                 use std::fmt::Write as _;
@@ -423,7 +488,7 @@ fn content(out: &mut impl Fields, parts: &request::Parts, framing: Framing) {
         // RFC 9110 §8.6: methods that expect content say that there is none.
         Framing::Empty | Framing::Close => {
             let expected = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-            if expected || parts.headers.contains_key(CONTENT_LENGTH) {
+            if expected || extra.present.has(Present::CONTENT_LENGTH) {
                 out.copy(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
             }
         }
@@ -439,14 +504,16 @@ fn via_version(version: Version) -> &'static str {
     }
 }
 
-fn via(out: &mut impl Fields, parts: &request::Parts, name: &str) {
+fn via(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
     out.write(&VIA, |out| {
-        for line in parts.headers.get_all(VIA) {
-            out.extend_from_slice(line.as_bytes());
-            out.extend_from_slice(b", ");
+        if extra.present.has(Present::VIA) {
+            for line in parts.headers.get_all(VIA) {
+                out.extend_from_slice(line.as_bytes());
+                out.extend_from_slice(b", ");
+            }
         }
         out.extend_from_slice(via_version(parts.version).as_bytes());
-        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(extra.via.as_bytes());
     });
 }
 
@@ -513,6 +580,7 @@ mod tests {
     fn write(parts: &request::Parts, trusted: bool, framing: Framing) -> String {
         let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
         let extra = Extra {
+            present: Present::of(&parts.headers),
             peer: &peer,
             host: host(parts).unwrap(),
             via: "seawall",
@@ -551,6 +619,7 @@ mod tests {
         );
         let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
         let extra = Extra {
+            present: Present::of(&parts.headers),
             peer: &peer,
             host: "h.test",
             via: "seawall",
@@ -640,8 +709,11 @@ mod tests {
         assert_eq!(host(&two), Err(ClientFailure::BadRequest));
         assert_eq!(host(&absolute), Ok("real.test"));
         let missing = parts(http::Request::get("http://real.test/x"));
-        assert_eq!(check(&missing), Err(ClientFailure::BadRequest));
-        assert_eq!(check(&userinfo), Err(ClientFailure::BadRequest));
+        assert_eq!(check(&missing, Present::of(&missing.headers)), Err(ClientFailure::BadRequest));
+        assert_eq!(
+            check(&userinfo, Present::of(&userinfo.headers)),
+            Err(ClientFailure::BadRequest)
+        );
     }
 
     #[test]
@@ -674,6 +746,7 @@ mod tests {
         let parts = parts(http::Request::get("/").header("host", "h"));
         let peer = Peer::new("2001:db8::1".parse().unwrap(), "https", false);
         let extra = Extra {
+            present: Present::of(&parts.headers),
             peer: &peer,
             host: "h",
             via: "seawall",

@@ -10,6 +10,7 @@ use http::header::{CONTENT_ENCODING, RETRY_AFTER, VIA};
 use super::client::Client;
 use super::content::{Content, Ending, Relayed, Source};
 use super::hold;
+use super::pieces::Pieces;
 use super::reply::Reply;
 use super::retry::Answered;
 use super::settle::Held;
@@ -127,14 +128,12 @@ fn told(finding: &Finding, head: &ResponseHead, content: &hold::Held) -> Failure
 }
 
 /// The first bytes of what is held.
-fn prefix(pieces: &std::collections::VecDeque<Bytes>) -> Bytes {
-    if let [only] = pieces.as_slices().0
-        && pieces.len() == 1
-    {
+fn prefix(pieces: &Pieces) -> Bytes {
+    if let Some(only) = pieces.only() {
         return only.slice(..only.len().min(INSPECT_BYTES));
     }
     let mut prefix = BytesMut::new();
-    for piece in pieces {
+    for piece in pieces.iter() {
         let room = INSPECT_BYTES - prefix.len();
         prefix.extend_from_slice(piece.get(..room).unwrap_or(piece));
         if prefix.len() >= INSPECT_BYTES {

@@ -30,7 +30,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -64,9 +64,6 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Bytes of a trailer section of request content.
 const TRAILER_BYTES: usize = 16 * 1024;
-
-/// Room for a response head, and for small content behind it.
-const HEAD_ROOM: usize = 1024;
 
 /// How a connection's last request ended.
 enum End {
@@ -162,7 +159,7 @@ async fn requests(
             })
         });
         let head = match next.await {
-            Next::Request(head) => *head,
+            Next::Request(head) => head,
             Next::Nothing => return End::Close,
             Next::Refused(failure) => return End::Refused(failure),
         };
@@ -180,7 +177,7 @@ async fn serve_one(
     wire: &Rc<RefCell<Wire>>,
     client: &Rc<Client>,
     drain: &Drain,
-    head: Head,
+    head: Box<Head>,
 ) -> Option<End> {
     let asked = (head.parts.version, head.parts.method == Method::HEAD, head.keep_alive);
     let content = match head.framing {
@@ -193,9 +190,8 @@ async fn serve_one(
     let requests = client.requests.get() + 1;
     client.requests.set(requests);
     let is_last = requests >= worker.clients.requests_per_connection;
-    let request = Request::from_parts(head.parts, content);
     let reply = {
-        let mut answer = pin!(handle(worker, Rc::clone(client), request));
+        let mut answer = pin!(handle(worker, Rc::clone(client), head.parts, content));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),
             Poll::Pending => wire.borrow_mut().poll_client(cx).map(|()| None),
@@ -207,13 +203,12 @@ async fn serve_one(
     client.peer.entrance.complete(&mut reply);
     let Reply { status, fields, content, close } = reply;
     // An interim response that has begun to leave is completed first.
-    let mut out = client.interim.borrow_mut().take_begun();
-    out.reserve(HEAD_ROOM);
+    let earlier = client.interim.borrow_mut().take_begun();
     let (version, is_head, keep_alive) = asked;
     let is_unsure = wire.borrow_mut().begin_response();
     let keep_alive = keep_alive && !close && !is_unsure && !is_last && !drain.is_leaving();
     let asked = Asked { version, head: is_head, keep_alive };
-    let plan = response::write(&mut out, status, fields, content.size_hint().exact(), asked);
+    let (out, plan) = response::write(earlier, status, fields, content.size_hint().exact(), asked);
     let mut sending = Upload::new(out, Some(content), plan.framing, false, ContentLimit::default());
     let sent = poll_fn(|cx| match sending.poll(&mut Writer(wire), cx) {
         Ok(Waiting::Done) => Poll::Ready(Ok(())),

@@ -161,7 +161,8 @@ pub async fn serve(
         });
         let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
         let entrance = Rc::clone(&client.peer.entrance);
-        let answer = handle(worker, client, request.map(Incoming::http2));
+        let (parts, content) = request.into_parts();
+        let answer = handle(worker, client, parts, Incoming::http2(content));
         async move {
             let mut reply = answer.await;
             entrance.complete(&mut reply);

@@ -9,10 +9,13 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
-use http::{HeaderMap, Version};
+use http::{HeaderMap, StatusCode, Version};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Room for the fields of an answer of ours, and for its content.
+const ROOM: usize = 1024;
 
 /// End-to-end fields, and what we add to them.
 #[derive(Debug)]
@@ -23,10 +26,13 @@ pub enum Fields {
     Lines(Lines),
 }
 
-/// Field lines, each of them valid and with its CRLF.
+/// A status line, and field lines, each of them valid and with its CRLF: the beginning of an HTTP/1.1
+/// response as it is sent.
 #[derive(Debug, Default)]
 pub struct Lines {
     text: BytesMut,
+    /// Where the fields begin.
+    start: usize,
     /// Where the first Content-Type's value lies; empty if there is none.
     content_type: Range<usize>,
     /// `X-Accel-Buffering: no`.
@@ -37,10 +43,23 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// None yet, with room for so many bytes.
+    /// None yet, with room for so many bytes of them.
     #[must_use]
-    pub fn with_capacity(bytes: usize) -> Self {
-        Lines { text: BytesMut::with_capacity(bytes), ..Lines::default() }
+    pub fn new(status: StatusCode, room: usize) -> Self {
+        const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut text = BytesMut::with_capacity(OK.len() + reason.len() + room);
+        match status {
+            StatusCode::OK => text.put_slice(OK),
+            _ => {
+                text.put_slice(b"HTTP/1.1 ");
+                text.put_slice(status.as_str().as_bytes());
+                text.put_slice(b" ");
+                text.put_slice(reason.as_bytes());
+                text.put_slice(b"\r\n");
+            }
+        }
+        Lines { start: text.len(), text, ..Lines::default() }
     }
 
     /// Appends a line. Both parts are valid: a parser or a `HeaderValue` has seen them.
@@ -75,12 +94,13 @@ impl Lines {
 
     /// The lines as they are sent.
     #[must_use]
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    pub fn into_text(self) -> BytesMut {
+        self.text
     }
 
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
+        let fields = self.text.get(self.start..).unwrap_or_default();
+        fields.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
             let colon = memchr::memchr(b':', line)?;
             let (name, value) = line.split_at_checked(colon)?;
             Some((name, value.strip_prefix(b": ")?.strip_suffix(b"\r\n")?))
@@ -101,7 +121,12 @@ impl Lines {
     }
 
     fn remove(&mut self, unwanted: &HeaderName) {
-        let mut kept = Lines::with_capacity(self.text.capacity());
+        let mut kept = Lines {
+            text: BytesMut::with_capacity(self.text.capacity()),
+            start: self.start,
+            ..Lines::default()
+        };
+        kept.text.put_slice(self.text.get(..self.start).unwrap_or_default());
         for (name, value) in self.iter().filter(|(name, _)| !is(name, unwanted)) {
             kept.push(name, value);
         }
@@ -122,10 +147,10 @@ impl From<HeaderMap> for Fields {
 impl Fields {
     /// None yet, in the form that a client of this version is sent.
     #[must_use]
-    pub fn new(version: Version) -> Self {
+    pub fn new(status: StatusCode, version: Version) -> Self {
         match version {
             Version::HTTP_2 => Fields::Map(HeaderMap::new()),
-            _ => Fields::Lines(Lines::with_capacity(512)),
+            _ => Fields::Lines(Lines::new(status, ROOM)),
         }
     }
 
@@ -249,7 +274,7 @@ mod tests {
 
     /// The same fields in both forms.
     fn both() -> [Fields; 2] {
-        let (mut map, mut lines) = (HeaderMap::new(), Lines::default());
+        let (mut map, mut lines) = (HeaderMap::new(), Lines::new(StatusCode::NOT_FOUND, 0));
         for (name, value) in GIVEN {
             map.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
             lines.push(name.as_bytes(), value.as_bytes());
@@ -291,7 +316,8 @@ mod tests {
     #[test]
     fn lines_are_sent_as_they_came() {
         let [_, Fields::Lines(lines)] = both() else { panic!("lines") };
-        assert!(lines.text().starts_with(b"Content-Type: text/html\r\nX-Request-ID: theirs\r\n"));
-        assert!(lines.text().ends_with(b"X-Empty: \r\nset-cookie: b\r\n"));
+        let text = lines.into_text();
+        assert!(text.starts_with(b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nX-"));
+        assert!(text.ends_with(b"X-Empty: \r\nset-cookie: b\r\n"));
     }
 }

@@ -9,8 +9,14 @@ use http::header::CONTENT_LENGTH;
 use http::{StatusCode, Version};
 
 use crate::upstream::exchange::Framing;
-use crate::upstream::fields::Fields;
+use crate::upstream::fields::{Fields, Lines};
 use crate::upstream::http1::upload::extend_field;
+
+/// Where the minor version stands in a status line.
+const MINOR_VERSION: usize = 7;
+
+/// Room for the fields of a response, and for small content behind them.
+const HEAD_ROOM: usize = 1024;
 
 /// What the response depends on beside itself.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +38,15 @@ pub struct Plan {
     pub keep_alive: bool,
 }
 
-/// Writes the head of a response with so many bytes of content, if that is known.
+/// Writes the head of a response with so many bytes of content, if that is known, behind `earlier`:
+/// what has to be said before it.
 pub fn write(
-    out: &mut BytesMut,
+    earlier: BytesMut,
     status: StatusCode,
     fields: Fields,
     exact: Option<u64>,
     asked: Asked,
-) -> Plan {
+) -> (BytesMut, Plan) {
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let bodiless = asked.head
         || status.is_informational()
@@ -54,34 +61,40 @@ pub fn write(
     };
     let keep_alive = asked.keep_alive && framing != Framing::Close;
     let has_date = fields.has_date();
-    status_line(out, asked.version, status);
-    match fields {
+    let mut out = match fields {
         Fields::Lines(mut lines) => {
             if !bodiless {
                 lines.forget_length();
             }
-            out.extend_from_slice(lines.text());
+            lines.into_text()
         }
         Fields::Map(map) => {
+            let mut out = Lines::new(status, HEAD_ROOM).into_text();
             for (name, value) in &map {
                 // The content is as long as it is. Where there is none, the field says what a GET
                 // would have got (RFC 9110 §8.6).
                 if bodiless || *name != CONTENT_LENGTH {
-                    extend_field(out, name.as_str().as_bytes(), value.as_bytes());
+                    extend_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
                 }
             }
+            out
         }
+    };
+    if asked.version == Version::HTTP_10
+        && let Some(minor) = out.get_mut(MINOR_VERSION)
+    {
+        *minor = b'0';
     }
     match framing {
         _ if bodiless => {}
         Framing::Empty => out.extend_from_slice(b"content-length: 0\r\n"),
-        Framing::Length(length) => content_length(out, length),
+        Framing::Length(length) => content_length(&mut out, length),
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Close => {}
     }
     if !has_date {
         out.extend_from_slice(b"date: ");
-        date(out);
+        date(&mut out);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(match (keep_alive, asked.version) {
@@ -91,20 +104,11 @@ pub fn write(
         (true, Version::HTTP_10) => b"connection: keep-alive\r\n\r\n",
         (true, _) => b"\r\n",
     });
-    Plan { framing, keep_alive }
-}
-
-fn status_line(out: &mut BytesMut, version: Version, status: StatusCode) {
-    if status == StatusCode::OK && version == Version::HTTP_11 {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
+    if !earlier.is_empty() {
+        let response = std::mem::replace(&mut out, earlier);
+        out.unsplit(response);
     }
-    let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
-    out.extend_from_slice(version);
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    (out, Plan { framing, keep_alive })
 }
 
 fn content_length(out: &mut BytesMut, length: u64) {
@@ -154,14 +158,13 @@ mod tests {
         asked: Asked,
     ) -> (String, Plan) {
         let status = StatusCode::from_u16(status).unwrap();
-        let forms = [Fields::new(Version::HTTP_11), Fields::from(HeaderMap::new())];
+        let forms = [Fields::new(status, Version::HTTP_11), Fields::from(HeaderMap::new())];
         let [lines, map] = forms.map(|mut fields| {
             for (name, value) in given.iter().chain(&[("date", "now")]) {
                 let name = HeaderName::from_static(name);
                 fields.append(&name, &HeaderValue::from_static(value));
             }
-            let mut out = BytesMut::new();
-            let plan = write(&mut out, status, fields, exact, asked);
+            let (out, plan) = write(BytesMut::new(), status, fields, exact, asked);
             (String::from_utf8(out.to_vec()).unwrap().replace("date: now\r\n", ""), plan)
         });
         assert_eq!(lines, map);
@@ -212,10 +215,15 @@ mod tests {
     #[test]
     fn what_has_no_date_gets_one() {
         let status = StatusCode::from_u16(799).unwrap();
-        let mut out = BytesMut::new();
-        write(&mut out, status, Fields::new(Version::HTTP_11), Some(0), ASKED);
+        let fields = Fields::new(status, Version::HTTP_11);
+        let earlier = BytesMut::from(&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..]);
+        let (out, _) = write(earlier, status, fields, Some(0), ASKED);
         let text = String::from_utf8(out.to_vec()).unwrap();
-        let date = text.strip_prefix("HTTP/1.1 799 \r\ncontent-length: 0\r\ndate: ").unwrap();
+        let date = text
+            .strip_prefix(
+                "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 799 \r\ncontent-length: 0\r\ndate: ",
+            )
+            .unwrap();
         let date = httpdate::parse_http_date(date.strip_suffix("\r\n\r\n").unwrap()).unwrap();
         assert!(date.elapsed().unwrap().as_secs() < 60);
     }

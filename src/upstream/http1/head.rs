@@ -131,28 +131,34 @@ pub fn take(
     scanner: &Scanner,
     asked: Asked,
 ) -> Result<ResponseHead, MessageError> {
-    let bytes = cut(buf, length);
-    let mut response = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    if scanner.fields() <= ON_STACK {
-        let mut fields = [MaybeUninit::uninit(); ON_STACK];
-        parse(&config, &mut response, &bytes, &mut fields)?;
-        assemble(&bytes, &response, asked)
-    } else {
-        let mut fields = vec![MaybeUninit::uninit(); scanner.fields()];
-        parse(&config, &mut response, &bytes, &mut fields)?;
-        assemble(&bytes, &response, asked)
+    if asked.lines {
+        // What passes is copied line by line: nothing keeps the buffer.
+        let head = buf.get(..length).unwrap_or_default();
+        let head = parse(head, scanner, |response| assemble(None, head, response, asked));
+        buf.advance(length);
+        return head;
     }
+    let bytes = cut(buf, length);
+    parse(&bytes, scanner, |response| assemble(Some(&bytes), &bytes, response, asked))
 }
 
-fn parse<'h, 'b>(
-    config: &httparse::ParserConfig,
-    response: &mut httparse::Response<'h, 'b>,
-    bytes: &'b Bytes,
-    fields: &'h mut [MaybeUninit<httparse::Header<'b>>],
-) -> Result<(), MessageError> {
-    match config.parse_response_with_uninit_headers(response, bytes, fields) {
-        Ok(httparse::Status::Complete(_)) => Ok(()),
+fn parse<'b>(
+    bytes: &'b [u8],
+    scanner: &Scanner,
+    then: impl FnOnce(&httparse::Response<'_, 'b>) -> Result<ResponseHead, MessageError>,
+) -> Result<ResponseHead, MessageError> {
+    let mut response = httparse::Response::new(&mut []);
+    let (mut on_stack, mut more);
+    let fields: &mut [MaybeUninit<httparse::Header<'b>>] = if scanner.fields() <= ON_STACK {
+        on_stack = [MaybeUninit::uninit(); ON_STACK];
+        &mut on_stack
+    } else {
+        more = vec![MaybeUninit::uninit(); scanner.fields()];
+        &mut more
+    };
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut response, bytes, fields) {
+        Ok(httparse::Status::Complete(_)) => then(&response),
         // The scanner has seen the empty line, so a partial head is a contradiction in it.
         Ok(httparse::Status::Partial) => Err(MessageError::Malformed(httparse::Error::NewLine)),
         Err(httparse::Error::TooManyHeaders) => Err(MessageError::TooManyFields),
@@ -176,8 +182,10 @@ struct Hop<'b> {
     upgrade: Vec<HeaderValue>,
 }
 
+/// `shared` is what field values may share: those of a map. Without it the fields become lines.
 fn assemble(
-    bytes: &Bytes,
+    shared: Option<&Bytes>,
+    bytes: &[u8],
     response: &httparse::Response<'_, '_>,
     asked: Asked,
 ) -> Result<ResponseHead, MessageError> {
@@ -185,8 +193,8 @@ fn assemble(
     let status = StatusCode::from_u16(response.code.ok_or(malformed)?).map_err(|_| malformed)?;
     let http_1_0 = response.version == Some(0);
     let mut hop = Hop { upgradable: asked.upgrade, ..Hop::default() };
-    let mut fields = if asked.lines {
-        Fields::Lines(Lines::with_capacity(bytes.len() + OURS_AS_LINES))
+    let mut fields = if shared.is_none() {
+        Fields::Lines(Lines::new(status, bytes.len() + OURS_AS_LINES))
     } else {
         // Most heads fit in the smallest map but one, if it is not asked for more than is needed.
         let hop_by_hop = |field: &&httparse::Header<'_>| {
@@ -198,7 +206,7 @@ fn assemble(
     };
     for field in response.headers.iter() {
         if !hop.note(field.name.as_bytes(), field.value)? {
-            push(&mut fields, bytes, field.name.as_bytes(), field.value)?;
+            push(&mut fields, shared, field.name.as_bytes(), field.value)?;
         }
     }
     for name in &hop.listed {
@@ -222,7 +230,7 @@ fn assemble(
         && (!asked.lines || asked.head || status == StatusCode::NOT_MODIFIED)
     {
         match hop.length_text {
-            Some(text) => push(&mut fields, bytes, CONTENT_LENGTH.as_str().as_bytes(), text)?,
+            Some(text) => push(&mut fields, shared, CONTENT_LENGTH.as_str().as_bytes(), text)?,
             None => fields.append(&CONTENT_LENGTH, &HeaderValue::from(length)),
         }
     }
@@ -232,16 +240,26 @@ fn assemble(
 
 /// Via and X-Request-Id will be added to the fields.
 const OURS: usize = 2;
-/// The same as lines.
-const OURS_AS_LINES: usize = 128;
+/// The same as lines, with what frames the content, and small content itself: all leave in one write.
+const OURS_AS_LINES: usize = 512;
 
-fn push(fields: &mut Fields, bytes: &Bytes, name: &[u8], value: &[u8]) -> Result<(), MessageError> {
+fn push(
+    fields: &mut Fields,
+    shared: Option<&Bytes>,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), MessageError> {
     match fields {
         Fields::Lines(lines) => lines.push(name, value),
         Fields::Map(map) => {
             let name = HeaderName::from_bytes(name)
                 .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
-            map.append(name, value_of(bytes, value)?);
+            let value = match shared {
+                Some(bytes) => value_of(bytes, value)?,
+                None => HeaderValue::from_bytes(value)
+                    .map_err(|_| MessageError::Malformed(httparse::Error::HeaderValue))?,
+            };
+            map.append(name, value);
         }
     }
     Ok(())
