@@ -65,8 +65,10 @@ fn peer() -> Peer {
 /// What another parser could read differently is refused.
 #[divan::bench(args = REQUESTS)]
 fn request_check(bencher: Bencher<'_, '_>, name: &str) {
-    let parts = parts(name);
-    bencher.bench_local(|| request::check(black_box(&parts), Present::of(&parts.headers)).is_ok());
+    let (parts, peer) = (parts(name), peer());
+    bencher.bench_local(|| {
+        request::check(black_box(&parts), Present::of(&parts.headers), &peer).is_ok()
+    });
 }
 
 #[divan::bench(args = REQUESTS)]

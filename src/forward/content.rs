@@ -29,7 +29,7 @@ pub struct Content(Inner);
 #[derive(Debug)]
 enum Inner {
     Whole(Option<Bytes>),
-    Held(Held),
+    Held(Box<Held>),
     Relayed(Box<Relayed>),
 }
 
@@ -162,12 +162,12 @@ impl Content {
 
     /// Content that is whole, in pieces.
     #[must_use]
-    pub fn held(mut pieces: Pieces, trailers: Option<HeaderMap>) -> Self {
+    pub fn held(mut pieces: Pieces, trailers: Option<Box<HeaderMap>>) -> Self {
         if trailers.is_none() && (pieces.is_empty() || pieces.only().is_some()) {
             return Content(Inner::Whole(pieces.pop()));
         }
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Content(Inner::Held(Held { pieces, trailers, left }))
+        Content(Inner::Held(Box::new(Held { pieces, trailers: trailers.map(|it| *it), left })))
     }
 
     /// Content that still flows.

@@ -60,7 +60,7 @@ pub async fn redirect(
     port: u16,
     id: &RequestId,
 ) -> Reply {
-    let host = incoming::check(&parts, Present::of(&parts.headers)).ok();
+    let host = incoming::check(&parts, Present::of(&parts.headers), &client.peer).ok();
     let target = match parts.method {
         Method::CONNECT => None,
         _ => parts.uri.path_and_query().map(PathAndQuery::as_str).or(Some("/")),

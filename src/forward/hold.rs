@@ -73,7 +73,7 @@ pub struct Held {
     /// The content so far.
     pub pieces: Pieces,
     /// Its trailers, if it is whole and has any.
-    pub trailers: Option<HeaderMap>,
+    pub trailers: Option<Box<HeaderMap>>,
     /// Nothing follows.
     pub whole: bool,
 }
@@ -110,7 +110,7 @@ pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held,
             }
             Some(Some(Err(broken))) => return Err(broken),
             Some(Some(Ok(Piece::Trailers(trailers)))) => {
-                held.trailers = Some(trailers);
+                held.trailers = Some(Box::new(trailers));
                 held.whole = true;
                 return Ok(held);
             }

@@ -191,7 +191,7 @@ pub async fn handle(
     if let Some(port) = client.peer.entrance.redirect {
         return Box::pin(entrance::redirect(&worker, &client, parts, body, port, &id)).await;
     }
-    let (route, host) = match find_route(&worker, &parts, present) {
+    let (route, host) = match find_route(&worker, &parts, present, &client.peer) {
         Ok(found) => found,
         Err(failure) => {
             // What is rare is boxed: this future is moved for every request.
@@ -333,12 +333,13 @@ fn find_route<'p>(
     worker: &Worker,
     parts: &'p http::request::Parts,
     present: Present,
+    peer: &Peer,
 ) -> Result<(Rc<Route>, &'p str), ClientFailure> {
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > worker.clients.target_bytes {
         return Err(ClientFailure::UriTooLong);
     }
-    let host = request::check(parts, present)?;
+    let host = request::check(parts, present, peer)?;
     if parts.method == Method::CONNECT && !is_extended_connect(parts) {
         // RFC 9220 §3 for other protocols; a tunnel to anywhere is not what a reverse proxy is for.
         let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();

@@ -4,7 +4,7 @@
 //! bytes of HTTP/1.1 or as the fields of HTTP/2. Fields of the client's connection stay behind, those
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -48,6 +48,62 @@ pub struct Peer {
     pub identity: Option<(HeaderName, HeaderValue)>,
     /// What PROXY protocol headers say, if an upstream wants one.
     pub told: Option<Rc<Told>>,
+    /// What its requests repeat.
+    pub repeated: Repeated,
+}
+
+/// The lines that one request of a connection after the other says to HTTP/1.1 upstreams: who asks,
+/// whom, and on which way. They are written once and copied.
+#[derive(Clone, Debug, Default)]
+pub struct Repeated {
+    /// There was a request: connections that have no other one shall not pay for what is kept.
+    again: Cell<bool>,
+    kept: RefCell<Option<Box<Kept>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    host: Box<str>,
+    version: Version,
+    via: Box<str>,
+    lines: Box<[u8]>,
+}
+
+impl Repeated {
+    /// Whether a request with this host was found to be in order.
+    fn knows(&self, host: &str) -> bool {
+        self.kept.borrow().as_ref().is_some_and(|kept| *kept.host == *host)
+    }
+
+    /// Appends the lines that `write` gives; what it wrote for the same host is copied.
+    fn copy_to(
+        &self,
+        out: &mut BytesMut,
+        version: Version,
+        extra: &Extra<'_>,
+        write: impl FnOnce(&mut BytesMut),
+    ) {
+        if !self.again.replace(true) {
+            return write(out);
+        }
+        let mut kept = self.kept.borrow_mut();
+        match &*kept {
+            Some(kept)
+                if kept.version == version
+                    && *kept.host == *extra.host
+                    && *kept.via == *extra.via =>
+            {
+                out.extend_from_slice(&kept.lines);
+            }
+            _ => {
+                let start = out.len();
+                write(out);
+                let lines = out.get(start..).unwrap_or_default().into();
+                let (host, via) = (extra.host.into(), extra.via.into());
+                *kept = Some(Box::new(Kept { host, version, via, lines }));
+            }
+        }
+    }
 }
 
 impl Peer {
@@ -62,6 +118,7 @@ impl Peer {
             entrance: Rc::default(),
             identity: None,
             told: None,
+            repeated: Repeated::default(),
         }
     }
 }
@@ -133,7 +190,11 @@ impl Present {
 /// - A target that is in none of the forms of RFC 9112 §3.2 that are served.
 /// - An HTTP/1.1 request without exactly one Host (§3.2), an HTTP/2 request whose Host contradicts
 ///   `:authority` (RFC 9113 §8.3.1), a host that is none.
-pub fn check(parts: &request::Parts, present: Present) -> Result<&str, ClientFailure> {
+pub fn check<'r>(
+    parts: &'r request::Parts,
+    present: Present,
+    peer: &Peer,
+) -> Result<&'r str, ClientFailure> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     if present.has(Present::TRANSFER_ENCODING)
         && let Some(coding) = codings.next()
@@ -145,7 +206,8 @@ pub fn check(parts: &request::Parts, present: Present) -> Result<&str, ClientFai
         return Err(ClientFailure::BadRequest);
     }
     let host = host(parts)?;
-    if is_host(host) { Ok(host) } else { Err(ClientFailure::BadRequest) }
+    let is_good = peer.repeated.knows(host) || is_host(host);
+    if is_good { Ok(host) } else { Err(ClientFailure::BadRequest) }
 }
 
 fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
@@ -278,6 +340,8 @@ trait Fields {
     fn copy(&mut self, name: &HeaderName, value: &HeaderValue);
     /// A field of ours.
     fn write(&mut self, name: &HeaderName, value: impl FnOnce(&mut BytesMut));
+    /// By which ways the request comes, and for whom.
+    fn ways(&mut self, parts: &request::Parts, extra: &Extra<'_>);
 }
 
 /// HTTP/1.1: bytes, one line after the other.
@@ -291,6 +355,18 @@ impl Fields for BytesMut {
         self.extend_from_slice(b": ");
         value(self);
         self.extend_from_slice(b"\r\n");
+    }
+
+    fn ways(&mut self, parts: &request::Parts, extra: &Extra<'_>) {
+        let write = |out: &mut BytesMut| {
+            via(out, parts, extra);
+            forwarding(out, parts, extra);
+        };
+        // What proxies before us have said may be another thing each time.
+        if extra.peer.trusted.get() || extra.present.has(Present::VIA) {
+            return write(self);
+        }
+        extra.peer.repeated.copy_to(self, parts.version, extra, write);
     }
 }
 
@@ -312,6 +388,11 @@ impl Fields for Map {
         if let Ok(value) = value {
             self.fields.append(name.clone(), value);
         }
+    }
+
+    fn ways(&mut self, parts: &request::Parts, extra: &Extra<'_>) {
+        via(self, parts, extra);
+        forwarding(self, parts, extra);
     }
 }
 
@@ -391,8 +472,7 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
         cookies(out, &parts.headers);
     }
     content(out, parts, extra);
-    via(out, parts, extra);
-    forwarding(out, parts, extra);
+    out.ways(parts, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
     if let Some(recording) = extra.recording {
         out.write(&TRACEPARENT, |out| out.extend_from_slice(&recording.traceparent()));
@@ -709,9 +789,13 @@ mod tests {
         assert_eq!(host(&two), Err(ClientFailure::BadRequest));
         assert_eq!(host(&absolute), Ok("real.test"));
         let missing = parts(http::Request::get("http://real.test/x"));
-        assert_eq!(check(&missing, Present::of(&missing.headers)), Err(ClientFailure::BadRequest));
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
         assert_eq!(
-            check(&userinfo, Present::of(&userinfo.headers)),
+            check(&missing, Present::of(&missing.headers), &peer),
+            Err(ClientFailure::BadRequest)
+        );
+        assert_eq!(
+            check(&userinfo, Present::of(&userinfo.headers), &peer),
             Err(ClientFailure::BadRequest)
         );
     }

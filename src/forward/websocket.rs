@@ -36,7 +36,7 @@ use crate::websocket::relay::{self, Direction, Observer, Opening, Terms};
 /// A WebSocket whose 101 is on its way to the client.
 #[derive(Debug)]
 pub struct Upgraded {
-    connection: Connection,
+    connection: Box<Connection>,
     agreed: Agreed,
     session: Session,
     route: Rc<Route>,

@@ -196,7 +196,7 @@ where
     }
 
     /// Gives the connection back, if it is the exchange's own and can carry another request.
-    pub fn into_connection(self) -> Option<Connection> {
+    pub fn into_connection(self) -> Option<Box<Connection>> {
         match self {
             Exchange::Http1(exchange) => exchange.into_connection(),
             Exchange::Http2(_) => None,
@@ -204,7 +204,7 @@ where
     }
 
     /// Gives the upgraded connection away, with the bytes that came after the 101.
-    pub fn into_upgraded(self) -> Option<Connection> {
+    pub fn into_upgraded(self) -> Option<Box<Connection>> {
         match self {
             Exchange::Http1(exchange) => Some(exchange.into_upgraded()),
             Exchange::Http2(_) => None,

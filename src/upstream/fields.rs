@@ -68,10 +68,27 @@ impl Lines {
         text.reserve(name.len() + value.len() + 4);
         text.put_slice(name);
         text.put_slice(b": ");
-        let start = text.len();
         text.put_slice(value);
-        let end = text.len();
         text.put_slice(b"\r\n");
+        self.note(name, value);
+    }
+
+    /// Appends a line that was parsed from this head; in one copy, if it stands there in the form
+    /// that is written here.
+    pub fn pass(&mut self, head: &[u8], name: &[u8], value: &[u8]) {
+        match line(head, name, value) {
+            Some(line) => {
+                self.text.extend_from_slice(line);
+                self.note(name, value);
+            }
+            None => self.push(name, value),
+        }
+    }
+
+    /// Notes the line that was just appended, if somebody will ask for it.
+    fn note(&mut self, name: &[u8], value: &[u8]) {
+        let end = self.text.len() - b"\r\n".len();
+        let start = end - value.len();
         // Few lines have names as long as these.
         match name.len() {
             4 => self.date |= is(name, &DATE),
@@ -132,6 +149,17 @@ impl Lines {
         }
         *self = kept;
     }
+}
+
+/// The whole line of the head in which this name and this value stand, if there is nothing else in it
+/// but `: ` between them and CRLF behind.
+fn line<'h>(head: &'h [u8], name: &[u8], value: &[u8]) -> Option<&'h [u8]> {
+    let offset = |part: &[u8]| (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize);
+    let (start, value_start) = (offset(name)?, offset(value)?);
+    let end = value_start.checked_add(value.len())?;
+    let line = head.get(start..end.checked_add(2)?)?;
+    let between = line.get(name.len()..value_start.checked_sub(start)?)?;
+    (between == b": " && line.ends_with(b"\r\n")).then_some(line)
 }
 
 fn is(name: &[u8], known: &HeaderName) -> bool {
@@ -311,6 +339,21 @@ mod tests {
         let [map, lines] = forms;
         assert_eq!(lines.map()["x-request-id"], "ours");
         assert_eq!(map.into_map(), lines.into_map());
+    }
+
+    #[test]
+    fn a_line_in_another_form_is_brought_into_ours() {
+        let head = b"A: 1\r\nB:2\r\nC:\t3\r\nD: 4 \r\nE: \r\nF: 6\r\n";
+        let mut lines = Lines::new(StatusCode::OK, 0);
+        for (name, value) in
+            [(0..1, 3..4), (6..7, 8..9), (11..12, 14..15), (17..18, 20..21), (29..30, 32..33)]
+        {
+            lines.pass(head, &head[name], &head[value]);
+        }
+        lines.pass(head, b"A", b"1");
+        lines.pass(head, &head[24..25], b"");
+        let expected = "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nF: 6\r\nA: 1\r\nE: \r\n";
+        assert_eq!(lines.into_text(), expected);
     }
 
     #[test]

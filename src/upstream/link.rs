@@ -19,7 +19,7 @@ use crate::failure::{Failure, Kind, Phase};
 /// What a request finds that needs a connection of its own.
 enum Own {
     /// An idle connection.
-    Taken(Connection),
+    Taken(Box<Connection>),
     /// A place for a new one.
     Free(Ticket),
 }
@@ -38,7 +38,7 @@ enum Way {
 #[derive(Debug)]
 pub enum Link {
     /// An HTTP/1.1 connection of its own.
-    Http1(Connection),
+    Http1(Box<Connection>),
     /// A place on a shared HTTP/2 connection.
     Http2(Lease),
 }

@@ -350,7 +350,7 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request.
-    pub fn give_back(&self, choice: &Choice, connection: Connection) {
+    pub fn give_back(&self, choice: &Choice, connection: Box<Connection>) {
         // Closed, so that the request on another worker can open one, or because nobody will ask, or
         // because it was for one client.
         if self.shared.settings.proxy_protocol.is_some()

@@ -22,7 +22,8 @@ use super::room::ConnectionPlace;
 use super::stream::Stream;
 use crate::telemetry::metrics::ConnectionGauges;
 
-/// A connection to an endpoint, with what is re-used from request to request.
+/// A connection to an endpoint, with what is re-used from request to request. Boxed for life: it goes
+/// from hand to hand with each request.
 #[derive(Debug)]
 pub struct Connection {
     /// The bytes go through here.
@@ -39,14 +40,14 @@ pub struct Connection {
 impl Connection {
     /// A new connection that occupies `ticket`.
     #[must_use]
-    pub fn new(stream: Stream, ticket: Ticket) -> Self {
-        Connection {
+    pub fn new(stream: Stream, ticket: Ticket) -> Box<Self> {
+        Box::new(Connection {
             stream,
             buf: BytesMut::new(),
             deadline: Deadline::new(),
             reused: false,
             ticket,
-        }
+        })
     }
 
     /// The connection has become a WebSocket: these have a limit of their own.
@@ -211,7 +212,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -228,7 +229,7 @@ impl Pool {
     }
 
     /// The connection used last, if one is idle and still open.
-    pub fn take(&self) -> Option<Connection> {
+    pub fn take(&self) -> Option<Box<Connection>> {
         // The reactor wakes whoever asked last; an idle connection needs no waking.
         let mut cx = Context::from_waker(Waker::noop());
         loop {
@@ -243,7 +244,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, if there is room; whether there was.
-    pub fn put(&self, mut connection: Connection) -> bool {
+    pub fn put(&self, mut connection: Box<Connection>) -> bool {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.capacity {
             return false;
@@ -266,7 +267,7 @@ impl Pool {
 
     /// Closes the connection that was idle for longest, and gives its place away.
     pub fn evict(&self) -> Option<Ticket> {
-        let Connection { mut ticket, .. } = self.idle.borrow_mut().pop_front()?.connection;
+        let Connection { mut ticket, .. } = *self.idle.borrow_mut().pop_front()?.connection;
         ticket.set_idle(false);
         Some(ticket)
     }

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Request, Uri, Version, request};
 
 use crate::failure::ClientFailure;
 use crate::upstream::exchange::Framing;
-use crate::upstream::http1::head::{ON_STACK, Scanner, cut, parse_length, value_of};
+use crate::upstream::http1::head::{ON_STACK, Scanner, parse_length, value_of};
 use crate::upstream::http1::{MessageError, MessageLimits};
 
 /// The longest target that [`Uri`] can hold.
@@ -63,7 +63,8 @@ pub fn take(
         Err(error) => return Err(refused(error, scanner)),
     };
     let scanner = std::mem::take(scanner);
-    let bytes = cut(buf, length);
+    // Shared, not copied: the request's parts are slices of it, and are gone before the next one.
+    let bytes = buf.split_to(length).freeze();
     let config = httparse::ParserConfig::default();
     let mut request = httparse::Request::new(&mut []);
     let parsed = if scanner.fields() <= ON_STACK {

@@ -74,7 +74,7 @@ fn has_token(fields: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
 }
 
 /// Sends a Close 1000, and reads what still comes until the app closes.
-async fn leave(mut connection: Connection) {
+async fn leave(mut connection: Box<Connection>) {
     if connection.stream.write_all(&close()).await.is_err() {
         return;
     }

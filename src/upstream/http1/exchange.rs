@@ -41,7 +41,7 @@ use crate::upstream::upload::{UploadError, Waiting};
 /// One request and its response.
 #[derive(Debug)]
 pub struct Exchange<B> {
-    connection: Connection,
+    connection: Box<Connection>,
     settings: Arc<Upstream>,
     upload: Upload<B>,
     uploading: bool,
@@ -73,7 +73,11 @@ where
     B::Error: Into<Source>,
 {
     /// Prepares to send `request` on `connection`; nothing is sent before [`Exchange::poll_head`].
-    pub fn new(connection: Connection, settings: Arc<Upstream>, request: Http1Request<B>) -> Self {
+    pub fn new(
+        connection: Box<Connection>,
+        settings: Arc<Upstream>,
+        request: Http1Request<B>,
+    ) -> Self {
         let Request { head, body, framing, asked, expects_continue, content_limit, .. } = request;
         Exchange {
             connection,
@@ -262,7 +266,7 @@ where
     }
 
     /// Gives the connection back, if it can carry another request.
-    pub fn into_connection(self) -> Option<Connection> {
+    pub fn into_connection(self) -> Option<Box<Connection>> {
         let clean = self.keep_alive
             && self.decoder.is_done()
             && !self.uploading
@@ -271,13 +275,13 @@ where
     }
 
     /// Gives the upgraded connection away, with the bytes that came after the 101.
-    pub fn into_upgraded(mut self) -> Connection {
+    pub fn into_upgraded(mut self) -> Box<Connection> {
         self.connection.became_websocket();
         self.connection
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Connection { stream, buf, .. } = &mut self.connection;
+        let Connection { stream, buf, .. } = &mut *self.connection;
         let count = std::task::ready!(self.fill.poll(stream, buf, cx))?;
         self.received += count as u64;
         Poll::Ready(Ok(count))

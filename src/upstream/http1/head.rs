@@ -206,7 +206,10 @@ fn assemble(
     };
     for field in response.headers.iter() {
         if !hop.note(field.name.as_bytes(), field.value)? {
-            push(&mut fields, shared, field.name.as_bytes(), field.value)?;
+            match &mut fields {
+                Fields::Lines(lines) => lines.pass(bytes, field.name.as_bytes(), field.value),
+                Fields::Map(_) => push(&mut fields, shared, field.name.as_bytes(), field.value)?,
+            }
         }
     }
     for name in &hop.listed {
