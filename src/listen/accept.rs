@@ -128,11 +128,11 @@ async fn take(
     match accepted {
         Ok((tcp, address)) => {
             let from = address.ip().to_canonical();
-            let guard = open.enter(from);
+            let (guard, of_address) = open.enter(from);
             let worker = current.get();
             let way = Rc::clone(&listener.way.borrow());
             let told = way.is_told(&worker, from);
-            let crowded = crowd(&worker, open, from, told);
+            let crowded = crowd(&worker, open, from, of_address, told);
             let current = Rc::clone(current);
             let arrival = Arrival { address, told, guard, way, open: open.clone() };
             let drain = drain.clone();
@@ -163,12 +163,18 @@ async fn take(
 }
 
 /// The limit that one more connection of this address exceeds.
-fn crowd(worker: &Worker, open: &Open, from: IpAddr, told: bool) -> Option<&'static str> {
+fn crowd(
+    worker: &Worker,
+    open: &Open,
+    from: IpAddr,
+    of_address: usize,
+    told: bool,
+) -> Option<&'static str> {
     if open.count() > worker.clients.connections {
         return Some("connections");
     }
     // A proxy before us speaks for many.
-    let crowded = open.count_of(from) > worker.clients.per_address && !told && !worker.trusts(from);
+    let crowded = of_address > worker.clients.per_address && !told && !worker.trusts(from);
     crowded.then_some("per_address")
 }
 
@@ -235,15 +241,14 @@ async fn connection(
     drain: Drain,
 ) -> io::Result<()> {
     let Arrival { mut address, told, mut guard, way, open } = arrival;
-    tcp.set_nodelay(true)?;
     let worker = current.get();
     let mut to = None;
     // What happens once in the life of a connection is boxed, so that it does not carry the room.
     if told && let Some(route) = Box::pin(introduced(&worker, &mut tcp)).await? {
         (address, to) = (route.from, Some(route.to));
         let from = address.ip().to_canonical();
-        guard.move_to(from);
-        if let Some(limit) = crowd(&worker, &open, from, false) {
+        let of_address = guard.move_to(from);
+        if let Some(limit) = crowd(&worker, &open, from, of_address, false) {
             worker.metrics.connection_refused(limit);
             refuse(tcp, way.tls.is_some(), limit).await;
             return Ok(());

@@ -26,24 +26,18 @@ struct Count {
 pub struct OpenGuard(Rc<Count>, IpAddr);
 
 impl Open {
-    /// Counts a connection of this address until the guard is dropped.
+    /// Counts a connection of this address until the guard is dropped. Tells how many it has now.
     #[must_use]
-    pub fn enter(&self, from: IpAddr) -> OpenGuard {
+    pub fn enter(&self, from: IpAddr) -> (OpenGuard, usize) {
         self.0.open.set(self.0.open.get() + 1);
-        *self.0.by_address.borrow_mut().entry(from).or_default() += 1;
-        OpenGuard(Rc::clone(&self.0), from)
+        let of_address = self.0.one_more(from);
+        (OpenGuard(Rc::clone(&self.0), from), of_address)
     }
 
     /// How many are open.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.open.get()
-    }
-
-    /// How many of this address are open.
-    #[must_use]
-    pub fn count_of(&self, from: IpAddr) -> usize {
-        self.0.by_address.borrow().get(&from).copied().unwrap_or_default()
     }
 
     /// Waits until none is open. Cancel-safe.
@@ -54,12 +48,22 @@ impl Open {
     }
 }
 
+impl Count {
+    fn one_more(&self, from: IpAddr) -> usize {
+        let mut by_address = self.by_address.borrow_mut();
+        let count = by_address.entry(from).or_default();
+        *count += 1;
+        *count
+    }
+}
+
 impl OpenGuard {
-    /// Counts the connection for another address: that of the client that a proxy speaks for.
-    pub fn move_to(&mut self, from: IpAddr) {
+    /// Counts the connection for another address: that of the client that a proxy speaks for. Tells how
+    /// many that has now.
+    pub fn move_to(&mut self, from: IpAddr) -> usize {
         self.forget_address();
-        *self.0.by_address.borrow_mut().entry(from).or_default() += 1;
         self.1 = from;
+        self.0.one_more(from)
     }
 
     fn forget_address(&self) {
@@ -88,15 +92,13 @@ mod tests {
     async fn the_last_one_to_leave_ends_the_wait() {
         let open = Open::default();
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let (mut one, mut two) = (open.enter(here), open.enter(here));
-        assert_eq!((open.count_of(here), open.count_of(there)), (2, 0));
-        two.move_to(there);
-        one.move_to(there);
-        one.move_to(here);
-        assert_eq!((open.count_of(here), open.count_of(there)), (1, 1));
+        let ((mut one, first), (mut two, second)) = (open.enter(here), open.enter(here));
+        assert_eq!((first, second), (1, 2));
+        assert_eq!((two.move_to(there), one.move_to(there), one.move_to(here)), (1, 2, 1));
         drop(one);
         assert_eq!(open.count(), 1);
-        assert_eq!((open.count_of(here), open.count_of(there)), (0, 1));
+        let known: Vec<_> = open.0.by_address.borrow().keys().copied().collect();
+        assert_eq!(known, [there], "who has left is forgotten");
         let wait = open.none();
         tokio::pin!(wait);
         assert!(futures_pending(&mut wait).await);

@@ -253,6 +253,10 @@ pub async fn relay(mut switched: Box<Switched>, drain: Drain) {
 /// Ends the connection. A client that is still sending is read from for a while: closing over
 /// unread bytes makes the kernel send a reset, which destroys an answer that is on its way.
 async fn close(mut io: ClientIo, linger: bool) {
+    if !linger && io.is_plain() {
+        // Dropping it sends the FIN.
+        return;
+    }
     let _ = timeout(LINGER, async {
         io.shutdown().await?;
         if linger { read_away(&mut io).await } else { Ok(()) }

@@ -68,6 +68,12 @@ impl ClientIo {
         ClientIo { transport, early, write_limit, blocked: None, is_blocked: false }
     }
 
+    /// Whether closing the socket says all: there is no TLS session to end.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        matches!(self.transport, Transport::Tcp(_))
+    }
+
     /// Makes the coming close a reset: the other side shall not believe in an orderly end.
     pub fn reset(&self) {
         let _ = self.transport.tcp().set_zero_linger();
