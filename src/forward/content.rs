@@ -1,7 +1,7 @@
-//! The content of a response on its way to the client, as hyper polls it.
+//! The content of a response on its way to the client, as the client's connection polls it.
 //!
 //! Before: `hold` has decided what is committed. Here the rest of an upstream's content flows, with
-//! hyper's demand as the back-pressure, and a failure becomes an abort: an error that hyper turns
+//! the client's demand as the back-pressure, and a failure becomes an abort: an error that is turned
 //! into a closed connection or RST_STREAM, so that what was cut off never looks complete (P1).
 
 use std::cell::Cell;
@@ -221,7 +221,7 @@ impl Relayed {
                         },
                     };
                     let frame = self.pass(data);
-                    // The last byte of a known length: hyper will not ask again.
+                    // The last byte of a known length: nobody will ask again.
                     if self.source.exchange.as_ref().is_some_and(Exchange::is_whole)
                         && self.length == Some(0)
                     {

@@ -1,6 +1,6 @@
 //! The request, written again for the upstream (RFC 9110 §7.6, RFC 9112 §3).
 //!
-//! Before: a parsed request from hyper, HTTP/1.1 or HTTP/2. After: a head in one normal form, as the
+//! Before: a parsed request, HTTP/1.1 or HTTP/2. After: a head in one normal form, as the
 //! bytes of HTTP/1.1 or as the fields of HTTP/2. Fields of the client's connection stay behind, those
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 

@@ -2,11 +2,13 @@
 //!
 //! What must stay true:
 //!
-//! - A file is written by whoever has the line, at once: what is logged before an answer is in the
-//!   file before the answer. The same holds for devices such as `/dev/null`.
 //! - A pipe, a socket or a terminal may have a reader that stands still, and then a write waits for
-//!   ever. Lines for these go through a queue of `LINES` lines and `BYTES` bytes at most to a
-//!   thread that writes. What finds the queue full is dropped.
+//!   ever; a file may be on a disk that is slow or full. Lines go through a queue of `LINES` lines
+//!   and `BYTES` bytes at most to a thread that writes. What finds the queue full is dropped. Only a
+//!   device that has no reader, such as `/dev/null`, is written by whoever has the line.
+//! - A line that comes alone is written at once. While they come fast they are written together, every
+//!   `PAUSE`: a write for each would cost as much as the answer that it tells of. What a process that
+//!   is killed has not written is no more than that. One that ends by itself writes all.
 //! - A line that was dropped, or could not be written (a full disk, a reader that went away), is
 //!   counted in `seawall_log_dropped_total`: when the log cannot say it, the metrics do. A queue that
 //!   moves again says in the log how many are missing.
@@ -16,7 +18,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -31,6 +33,10 @@ use super::metrics::family;
 const LINES: usize = 8192;
 /// Bytes of lines that may wait to be written.
 const BYTES: usize = 4 * 1024 * 1024;
+/// How long lines are gathered behind those that were written.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Most bytes of one write.
+const BATCH: usize = 256 * 1024;
 /// How long the end of the process waits for a reader.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -60,9 +66,7 @@ pub struct Stderr(Arc<Way>);
 #[derive(Debug)]
 enum Way {
     /// Nobody can make a write wait.
-    Direct {
-        torn: AtomicBool,
-    },
+    Direct,
     Queued(Queue),
 }
 
@@ -71,7 +75,7 @@ impl Stderr {
     #[must_use]
     pub fn open() -> Self {
         let queued = if never_waits() { None } else { Queue::start(io::stderr()).ok() };
-        Stderr(Arc::new(queued.map_or_else(|| Way::Direct { torn: false.into() }, Way::Queued)))
+        Stderr(Arc::new(queued.map_or(Way::Direct, Way::Queued)))
     }
 
     /// Waits until what is in the queue is written, for a second at most.
@@ -87,12 +91,10 @@ impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match &*self.0 {
             Way::Queued(queue) => queue.push(line),
-            Way::Direct { torn } => {
-                let mut was_torn = torn.load(Relaxed);
-                if write_line(&mut io::stderr().lock(), line, &mut was_torn).is_err() {
+            Way::Direct => {
+                if io::stderr().write_all(line).is_err() {
                     dropped(WRITE);
                 }
-                torn.store(was_torn, Relaxed);
             }
         }
         Ok(line.len())
@@ -111,33 +113,12 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 }
 
-/// Whether stderr is a file, or a device without a reader.
+/// Whether stderr is a device without a reader.
 fn never_waits() -> bool {
     let Ok(owned) = io::stderr().as_fd().try_clone_to_owned() else { return true };
     let Ok(found) = File::from(owned).metadata() else { return true };
     let kind = found.file_type();
-    kind.is_file() || (kind.is_char_device() && !io::stderr().is_terminal())
-}
-
-/// Writes a line; `torn` says whether the one before it has no end, and then whether this one has.
-fn write_line(out: &mut impl Write, line: &[u8], torn: &mut bool) -> io::Result<()> {
-    if *torn {
-        out.write_all(b"\n")?;
-        *torn = false;
-    }
-    let mut rest = line;
-    while !rest.is_empty() {
-        match out.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                *torn = rest.len() < line.len();
-                return Err(error);
-            }
-        }
-    }
-    Ok(())
+    kind.is_char_device() && !io::stderr().is_terminal()
 }
 
 /// What goes through the queue.
@@ -158,13 +139,16 @@ struct Queue {
 struct Load {
     /// Bytes that wait.
     bytes: AtomicUsize,
+    /// Lines that wait.
+    lines: AtomicUsize,
     /// Lines that were dropped since the log has last said so.
     lost: AtomicU64,
 }
 
 impl Queue {
     fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(LINES);
+        // With room for whoever waits for the end.
+        let (sender, receiver) = sync_channel(LINES + 1);
         let load = Arc::<Load>::default();
         let queue = Queue { sender, load: Arc::clone(&load) };
         thread::Builder::new()
@@ -174,11 +158,14 @@ impl Queue {
     }
 
     fn push(&self, line: &[u8]) {
-        let before = self.load.bytes.fetch_add(line.len(), Relaxed);
-        let fits = before.saturating_add(line.len()) <= BYTES;
+        let Load { bytes, lines, lost } = &*self.load;
+        let before = bytes.fetch_add(line.len(), Relaxed);
+        let fits =
+            lines.fetch_add(1, Relaxed) < LINES && before.saturating_add(line.len()) <= BYTES;
         if !fits || self.sender.try_send(Item::Line(line.into())).is_err() {
-            self.load.bytes.fetch_sub(line.len(), Relaxed);
-            self.load.lost.fetch_add(1, Relaxed);
+            bytes.fetch_sub(line.len(), Relaxed);
+            lines.fetch_sub(1, Relaxed);
+            lost.fetch_add(1, Relaxed);
             dropped(QUEUE);
         }
     }
@@ -194,26 +181,81 @@ impl Queue {
 }
 
 fn run(items: &Receiver<Item>, mut out: impl Write, load: &Load) {
-    let mut torn = false;
+    let mut batch = Batch::default();
     while let Ok(item) = items.recv() {
-        let line = match item {
-            Item::Line(line) => line,
-            Item::Reached(reached) => {
-                let _ = reached.try_send(());
-                continue;
+        let mut next = Some(item);
+        while let Some(item) = next {
+            match item {
+                Item::Line(line) => batch.push(&line),
+                Item::Reached(reached) => {
+                    batch.leave(&mut out, load);
+                    let _ = reached.try_send(());
+                }
             }
-        };
-        let written = write_line(&mut out, &line, &mut torn);
-        load.bytes.fetch_sub(line.len(), Relaxed);
-        if written.is_err() {
-            load.lost.fetch_add(1, Relaxed);
-            dropped(WRITE);
-            continue;
+            next = if batch.text.len() < BATCH { items.try_recv().ok() } else { None };
+        }
+        batch.leave(&mut out, load);
+        // Nobody has to wake this thread meanwhile, and there is more to write at once then.
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Lines that are written together.
+#[derive(Debug, Default)]
+struct Batch {
+    text: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+    /// What was written last ends within a line.
+    torn: bool,
+}
+
+impl Batch {
+    fn push(&mut self, line: &[u8]) {
+        self.text.extend_from_slice(line);
+        self.ends.push(self.text.len());
+    }
+
+    /// Writes them, and counts those that could not be written.
+    fn leave(&mut self, out: &mut impl Write, load: &Load) {
+        if self.ends.is_empty() {
+            return;
+        }
+        let lost = self.write(out);
+        load.bytes.fetch_sub(self.text.len(), Relaxed);
+        load.lines.fetch_sub(self.ends.len(), Relaxed);
+        self.text.clear();
+        self.ends.clear();
+        if lost > 0 {
+            load.lost.fetch_add(lost, Relaxed);
+            (0..lost).for_each(|_| dropped(WRITE));
+            return;
         }
         let lost = load.lost.swap(0, Relaxed);
         if lost > 0 {
             tracing::warn!(lines = lost, "the log lacks lines: nobody read it fast enough");
         }
+    }
+
+    /// Writes them; gives how many could not be written, or not to their end.
+    fn write(&mut self, out: &mut impl Write) -> u64 {
+        let Batch { text, ends, torn } = self;
+        let (mut at, mut lost) = (0, 0);
+        while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+            let written = if *torn { out.write(b"\n") } else { out.write(rest) };
+            match written {
+                Ok(1..) if *torn => *torn = false,
+                Ok(count @ 1..) => at += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    // The line that was cut is lost; the next one may have better luck.
+                    *torn = *torn || (at > 0 && ends.binary_search(&at).is_err());
+                    at = ends.iter().copied().find(|end| *end > at).unwrap_or(text.len());
+                    lost += 1;
+                }
+            }
+        }
+        lost
     }
 }
 
@@ -252,20 +294,17 @@ mod tests {
     #[test]
     fn a_reader_that_stands_still_makes_nobody_wait_and_costs_what_does_not_fit() {
         let (queue, open, written) = gated();
-        // One line may be with the writer already.
         for _ in 0..LINES + 10 {
             queue.push(b"line\n");
         }
-        let lost = queue.load.lost.load(Relaxed);
-        assert!((9..=10).contains(&lost), "{lost}");
+        assert_eq!(queue.load.lost.load(Relaxed), 10);
         drop(open);
-        queue.push(b"");
         let (reached, wait) = sync_channel(1);
         queue.sender.send(Item::Reached(reached)).unwrap();
         wait.recv().unwrap();
-        let kept = LINES + 10 - usize::try_from(lost).unwrap();
-        assert_eq!(*written.lock().unwrap(), b"line\n".repeat(kept));
-        assert_eq!(queue.load.bytes.load(Relaxed), 0);
+        assert_eq!(*written.lock().unwrap(), b"line\n".repeat(LINES));
+        let Load { bytes, lines, .. } = &*queue.load;
+        assert_eq!((bytes.load(Relaxed), lines.load(Relaxed)), (0, 0));
     }
 
     #[test]
@@ -298,13 +337,35 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_does_not_take_the_next_one_with_it() {
         let mut disk = Full(Vec::new(), 8);
-        let mut torn = false;
-        write_line(&mut disk, b"first\n", &mut torn).unwrap();
-        write_line(&mut disk, b"second\n", &mut torn).unwrap_err();
-        assert!(torn);
-        write_line(&mut disk, b"third\n", &mut torn).unwrap_err();
+        let mut batch = Batch::default();
+        let mut write = |disk: &mut Full, lines: &[&str]| {
+            lines.iter().for_each(|line| batch.push(line.as_bytes()));
+            let lost = batch.write(disk);
+            batch.text.clear();
+            batch.ends.clear();
+            lost
+        };
+        assert_eq!(write(&mut disk, &["first\n", "second\n", "third\n"]), 2);
+        assert_eq!(write(&mut disk, &["fourth\n"]), 1);
         disk.1 = 100;
-        write_line(&mut disk, b"fourth\n", &mut torn).unwrap();
-        assert_eq!(disk.0, b"first\nse\nfourth\n");
+        assert_eq!(write(&mut disk, &["fifth\n", "sixth\n"]), 0);
+        assert_eq!(disk.0, b"first\nse\nfifth\nsixth\n");
+        disk.1 = 6;
+        assert_eq!(write(&mut disk, &["eight\n", "nine\n"]), 1);
+        disk.1 = 100;
+        assert_eq!(write(&mut disk, &["ten\n"]), 0);
+        assert!(disk.0.ends_with(b"eight\nten\n"), "nothing was torn");
+    }
+
+    #[test]
+    fn lines_that_come_fast_are_written_together() {
+        let (queue, open, written) = gated();
+        (0..100).for_each(|_| queue.push(b"line\n"));
+        // One write for what the thread found first, and one for all that came meanwhile.
+        (0..2).for_each(|_| open.send(()).unwrap());
+        let (reached, wait) = sync_channel(1);
+        queue.sender.send(Item::Reached(reached)).unwrap();
+        wait.recv().unwrap();
+        assert_eq!(*written.lock().unwrap(), b"line\n".repeat(100));
     }
 }

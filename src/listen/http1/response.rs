@@ -10,6 +10,7 @@ use http::{StatusCode, Version};
 
 use crate::upstream::exchange::Framing;
 use crate::upstream::fields::{Fields, Lines};
+use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
 
 /// Where the minor version stands in a status line.
@@ -73,7 +74,8 @@ pub fn write(
             for (name, value) in &map {
                 // The content is as long as it is. Where there is none, the field says what a GET
                 // would have got (RFC 9110 §8.6).
-                if bodiless || *name != CONTENT_LENGTH {
+                let is_ours = is_hop_by_hop(name) && !switches;
+                if !is_ours && (bodiless || *name != CONTENT_LENGTH) {
                     extend_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
                 }
             }
