@@ -3,11 +3,10 @@
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::buffers;
+
 /// RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Room for a whole request head in most cases, so that detection costs no read of its own.
-const FIRST_READ: usize = 8 * 1024;
 
 /// What the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub enum Spoken {
 pub async fn detect<R: AsyncRead + Unpin>(
     io: &mut R,
 ) -> std::io::Result<Option<(Spoken, BytesMut)>> {
-    let mut read = BytesMut::with_capacity(FIRST_READ);
+    let mut read = buffers::take();
     loop {
         let ended = io.read_buf(&mut read).await? == 0;
         if ended && read.is_empty() {

@@ -10,6 +10,7 @@
 //! that task (P7).
 
 pub mod accept;
+pub mod buffers;
 pub mod detect;
 pub mod drain;
 pub mod http1;

@@ -20,6 +20,7 @@ use tokio::io::AsyncWrite;
 use super::request::{self, Head};
 use crate::failure::ClientFailure;
 use crate::forward::client::Client;
+use crate::listen::buffers;
 use crate::listen::io::ClientIo;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::Framing;
@@ -27,9 +28,6 @@ use crate::upstream::http1::MessageLimits;
 use crate::upstream::http1::content::{Decoder, Step};
 use crate::upstream::http1::fill::Fill;
 use crate::upstream::http1::head::Scanner;
-
-/// A buffer larger than this is not kept for the next request.
-const KEPT: usize = 16 * 1024;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -80,6 +78,10 @@ impl Wire {
 
     /// The socket, and what was read from it and not taken.
     pub fn into_parts(self) -> (ClientIo, Bytes) {
+        if self.buf.is_empty() {
+            buffers::give_back(self.buf);
+            return (self.io, Bytes::new());
+        }
         (self.io, self.buf.freeze())
     }
 
@@ -101,10 +103,16 @@ impl Wire {
                 }
                 Err(failure) => return Poll::Ready(Next::Refused(failure)),
             }
+            if self.buf.capacity() == 0 {
+                self.buf = buffers::take();
+            }
             match self.fill.poll(&mut self.io, &mut self.buf, cx) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Nothing),
                 Poll::Pending => {
+                    if self.buf.is_empty() {
+                        buffers::give_back(std::mem::take(&mut self.buf));
+                    }
                     if self.buf.is_empty() && leaving(cx) {
                         return Poll::Ready(Next::Nothing);
                     }
@@ -173,9 +181,6 @@ impl Wire {
                 Ok(Step::Data(_) | Step::Trailers(_) | Step::Done) => {}
                 Ok(Step::More) | Err(_) => return false,
             }
-        }
-        if self.buf.is_empty() && self.buf.capacity() > KEPT {
-            self.buf = BytesMut::new();
         }
         self.fill = Fill::default();
         true
