@@ -120,26 +120,33 @@ fn push_text(line: &mut String, text: &str) {
     line.push('"');
 }
 
-/// Bytes that may have to be escaped. A table, because a line has hundreds of bytes and a failing
-/// upstream many lines.
-const MAY_BE_SPECIAL: [bool; 256] = {
+/// Whether this byte may have to be escaped.
+fn may_be_special(byte: u8) -> bool {
     // A C1 control is two bytes, of which this is the first one; so it is of some letters.
-    const C1: usize = 0xc2;
-    let mut may_be = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        may_be[byte] = byte < 0x20 || matches!(byte, 0x22 | 0x5c | 0x7f | C1);
-        byte += 1;
+    const C1: u8 = 0xc2;
+    // No short cuts: sixteen bytes are compared at once then.
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f) | (byte == C1)
+}
+
+/// Where the first byte is that may have to be escaped. A line has hundreds of bytes, nearly all of
+/// them plain, and a failing upstream has many lines.
+fn find_special(text: &[u8]) -> Option<usize> {
+    let (chunks, rest) = text.as_chunks::<16>();
+    for (number, chunk) in chunks.iter().enumerate() {
+        if chunk.iter().fold(false, |found, byte| found | may_be_special(*byte)) {
+            let at = chunk.iter().position(|byte| may_be_special(*byte))?;
+            return Some(number * 16 + at);
+        }
     }
-    may_be
-};
+    let at = rest.iter().position(|byte| may_be_special(*byte))?;
+    Some(text.len() - rest.len() + at)
+}
 
 /// Escapes what JSON demands (RFC 8259 §7), and DEL and the C1 controls, which a terminal might obey.
 fn push_escaped(line: &mut String, text: &str) {
-    let special = |byte: u8| MAY_BE_SPECIAL[usize::from(byte)];
     let mut rest = text;
     while let Some((plain, special)) =
-        rest.bytes().position(special).and_then(|at| rest.split_at_checked(at))
+        find_special(rest.as_bytes()).and_then(|at| rest.split_at_checked(at))
     {
         line.push_str(plain);
         let mut characters = special.chars();
@@ -201,6 +208,19 @@ mod tests {
             .finish();
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_special_byte_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let mut text = vec![b'a'; length];
+            assert_eq!(find_special(&text), None);
+            for at in 0..length {
+                text[at] = b'"';
+                assert_eq!(find_special(&text), Some(at), "of {length}");
+                text[at] = b'a';
+            }
+        }
     }
 
     #[test]
