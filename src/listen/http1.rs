@@ -229,11 +229,12 @@ async fn serve_one(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Some(client.upgraded.take().map_or(End::Close, |it| End::Switched(Box::new(it))));
     }
-    let is_over = wire.borrow_mut().end_request();
-    match (is_over, plan.keep_alive) {
+    let mut wire = wire.borrow_mut();
+    match (wire.end_request(), plan.keep_alive) {
         (true, true) => None,
-        (true, false) => Some(End::Close),
-        (false, _) => Some(End::Linger),
+        // It may have asked for more before it has read that there is no more.
+        (true, false) if !wire.has_more() => Some(End::Close),
+        (_, _) => Some(End::Linger),
     }
 }
 

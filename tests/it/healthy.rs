@@ -37,6 +37,15 @@ fn trailers_pass() {
 }
 
 #[test]
+fn trailers_pass_that_nobody_has_announced() {
+    let script = says(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwell\r\n0\r\nX-Sum: 42\r\n\r\n",
+    );
+    let seen = ask(Version::Http1, &script, &Request::get());
+    assert_eq!(seen.trailers, [("x-sum".to_owned(), "42".to_owned())]);
+}
+
+#[test]
 fn early_hints_pass_over_http_1() {
     let script = says(
         "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n\
@@ -164,6 +173,51 @@ fn requests_may_be_pipelined() {
     client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10));
     for _ in 0..20 {
         assert_eq!(client.read(false, &Gate::default()).text(), WELL);
+    }
+}
+
+#[test]
+fn a_last_answer_arrives_though_more_was_asked_for() {
+    let upstream = Upstream::healthy();
+    let seawall = Seawall::configured(&format!(
+        "clients: {{ requests_per_connection: 1 }}\n\
+        upstreams: {{ app: {{ endpoints: [http://{}] }} }}\nroutes: [{{ upstream: app }}]\n",
+        upstream.address()
+    ));
+    let mut client = Http1::connect(seawall.address());
+    let put = format!(
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}",
+        "x".repeat(100_000)
+    );
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n\r\n{put}"));
+    // A close over unread bytes would be a reset, which destroys what is on its way.
+    let (bytes, end) = client.rest();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with(WELL), "{text}");
+    assert_eq!((end, text.matches("HTTP/1.1 ").count()), (End::Fin, 1));
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_with_it_whatever_it_had_sent() {
+    let post = "POST / HTTP/1.1\r\nHost: a\r\n";
+    for (name, request) in [
+        ("no content", "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        ("content behind its head", format!("{post}Content-Length: 5\r\n\r\nhello")),
+        ("chunks", format!("{post}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")),
+        ("a part of its content", format!("{post}Content-Length: 10\r\n\r\nhello")),
+    ] {
+        let upstream = Upstream::playing([Script::read_head().record()]);
+        let seawall = Seawall::before(&upstream);
+        let mut client = Http1::connect(seawall.address());
+        client.send(request);
+        seawall.until("it is there", |_| (!upstream.requests().is_empty()).then_some(()));
+        drop(client);
+        upstream.record();
+        let gone = seawall.until(name, |seawall| {
+            Some(seawall.cells("seawall_client_failures_total")).filter(|cells| !cells.is_empty())
+        });
+        assert_eq!(gone, ["{kind=\"client_gone\"} 1"], "{name}");
+        assert!(seawall.cells("seawall_failures_total").is_empty(), "{name}");
     }
 }
 

@@ -41,8 +41,8 @@ pub struct Wire {
     client: Rc<Client>,
     /// The content waits for a 100 that has not been said.
     expects_continue: bool,
-    /// The content was asked for since this was last looked at.
-    asked: bool,
+    /// Whoever reads the content waits for more of it, and so is woken when the client leaves.
+    content_waits: bool,
     head: Option<Deadline>,
     waits_for_head: bool,
 }
@@ -70,7 +70,7 @@ impl Wire {
             decoder: Decoder::new(Framing::Empty),
             client,
             expects_continue: false,
-            asked: false,
+            content_waits: false,
             head: None,
             waits_for_head: false,
         }
@@ -140,8 +140,8 @@ impl Wire {
         if matches!(self.poll_interim(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(());
         }
-        // Whoever reads the content has looked. What lies here is more than was asked for.
-        if std::mem::take(&mut self.asked) || !self.buf.is_empty() {
+        // What lies here is more than was asked for.
+        if std::mem::take(&mut self.content_waits) || !self.buf.is_empty() {
             return Poll::Pending;
         }
         match self.fill.poll(&mut self.io, &mut self.buf, cx) {
@@ -186,8 +186,12 @@ impl Wire {
         true
     }
 
+    /// Whether the client has sent something behind the request that is over.
+    pub fn has_more(&self) -> bool {
+        !self.buf.is_empty()
+    }
+
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.asked = true;
         loop {
             match self.decoder.decode(&mut self.buf, &self.limits) {
                 Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -204,10 +208,16 @@ impl Wire {
             if std::mem::take(&mut self.expects_continue) {
                 self.client.interim.borrow_mut().push_continue();
             }
-            match ready!(self.fill.poll(&mut self.io, &mut self.buf, cx)) {
-                Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            match self.fill.poll(&mut self.io, &mut self.buf, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Pending => {
+                    self.content_waits = true;
+                    return Poll::Pending;
+                }
             }
         }
     }
