@@ -7,7 +7,9 @@ use bytes::BytesMut;
 use divan::Bencher;
 use http::request::Parts;
 use seawall::config::model::UpstreamLimits;
-use seawall::forward::request::{self, Extra, Peer, Present};
+use seawall::forward::check::{self, Present};
+use seawall::forward::peer::Peer;
+use seawall::forward::request::{self, Extra};
 use seawall::upstream::exchange::{Asked, Framing};
 use seawall::upstream::http1::MessageLimits;
 use seawall::upstream::http1::head::{self, Scanner};
@@ -67,7 +69,7 @@ fn peer() -> Peer {
 fn request_check(bencher: Bencher<'_, '_>, name: &str) {
     let (parts, peer) = (parts(name), peer());
     bencher.bench_local(|| {
-        request::check(black_box(&parts), Present::of(&parts.headers), &peer).is_ok()
+        check::check(black_box(&parts), Present::of(&parts.headers), &peer).is_ok()
     });
 }
 

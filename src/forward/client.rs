@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use http::Version;
 
 use super::Worker;
-use super::request::Peer;
+use super::peer::Peer;
 use super::websocket::Upgraded;
 use crate::upstream::exchange::ResponseHead;
 use crate::upstream::http1::upload::extend_field;

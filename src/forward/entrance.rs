@@ -5,10 +5,10 @@ use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION, STRICT_TRANSPORT_SECUR
 use http::uri::PathAndQuery;
 use http::{HeaderName, Method, StatusCode, request};
 
+use super::check::{self, Present};
 use super::client::Client;
 use super::incoming::Incoming;
 use super::reply::Reply;
-use super::request::Present;
 use super::{Left, Worker, refuse_unrouted, request as incoming};
 use crate::config::model::Config;
 use crate::failure::ClientFailure;
@@ -60,7 +60,7 @@ pub async fn redirect(
     port: u16,
     id: &RequestId,
 ) -> Reply {
-    let host = incoming::check(&parts, Present::of(&parts.headers), &client.peer).ok();
+    let host = check::check(&parts, Present::of(&parts.headers), &client.peer).ok();
     let target = match parts.method {
         Method::CONNECT => None,
         _ => parts.uri.path_and_query().map(PathAndQuery::as_str).or(Some("/")),

@@ -1,23 +1,25 @@
 //! Floor 4: one request, from its head to the end of its response.
 //!
 //! ```text
-//! handle ─► route ─► retry ─► request ─► hold ─► response ─► content ─► the client
-//!                      ▲ │                 │        │            │
-//!                      └─┴─────────────────┘        ├► websocket │
-//!                    another attempt                ▼            ▼
-//!                                    settle: counted, logged, journalled, answered
+//! handle ─► check ─► route ─► retry ─► request ─► hold ─► response ─► content ─► the client
+//!                               ▲ │                 │        │            │
+//!                               └─┴─────────────────┘        ├► websocket │
+//!                             another attempt                ▼            ▼
+//!                                             settle: counted, logged, journalled, answered
 //! ```
 //!
 //! Everything that a request touches belongs to its worker: [`Worker`], [`Route`] and the upstreams'
 //! pools are not shared, and what is shared behind them (metrics, journal) was resolved when the
 //! configuration was loaded.
 
+pub mod check;
 pub mod client;
 pub mod content;
 pub mod current;
 pub mod entrance;
 pub mod hold;
 pub mod incoming;
+pub mod peer;
 pub mod pieces;
 pub mod replay;
 pub mod reply;
@@ -40,10 +42,12 @@ use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+use check::Present;
 use client::Client;
 use incoming::Incoming;
+use peer::Peer;
 use reply::Reply;
-use request::{Extra, Peer, Present};
+use request::Extra;
 use retry::{Outgoing, Unanswered};
 use settle::{Held, Subject};
 
@@ -247,7 +251,7 @@ pub async fn handle(
     };
     let expects_continue = present.has(Present::EXPECT) && request::expects_continue(&parts);
     let refused = match rehearsal {
-        _ if present.has(Present::VIA) && request::is_loop(&parts.headers, &worker.name) => {
+        _ if present.has(Present::VIA) && check::is_loop(&parts.headers, &worker.name) => {
             Err(held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send)))
         }
         Ok(None | Some(Rehearsal { after: Some(_), .. })) => Ok(held),
@@ -339,7 +343,7 @@ fn find_route<'p>(
     if target > worker.clients.target_bytes {
         return Err(ClientFailure::UriTooLong);
     }
-    let host = request::check(parts, present, peer)?;
+    let host = check::check(parts, present, peer)?;
     if parts.method == Method::CONNECT && !is_extended_connect(parts) {
         // RFC 9220 §3 for other protocols; a tunnel to anywhere is not what a reverse proxy is for.
         let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();

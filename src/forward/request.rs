@@ -4,18 +4,15 @@
 //! bytes of HTTP/1.1 or as the fields of HTTP/2. Fields of the client's connection stay behind, those
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
-use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
-use std::rc::Rc;
-
 use bytes::BytesMut;
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
-    HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, VIA,
 };
 use http::{Method, Version, request};
 
-use super::entrance::Entrance;
+use super::check::Present;
+use super::peer::Peer;
 use crate::failure::{ClientFailure, rehearsal};
 use crate::telemetry::request_id;
 use crate::telemetry::spans::Recording;
@@ -23,280 +20,12 @@ use crate::telemetry::spans::context::TRACEPARENT;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
-use crate::upstream::proxy_protocol::Told;
 
 /// `X-Request-Id`: what ties the answer, the log and the journal together.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// The client's side of a connection, as far as the app shall know it.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// The address of whoever is connected.
-    pub address: IpAddr,
-    /// The same as text: every request of the connection says it twice.
-    pub text: Box<str>,
-    /// `http` or `https`.
-    pub scheme: &'static str,
-    /// A proxy whose forwarding fields and request ids are believed.
-    pub trusted: Cell<bool>,
-    /// What the listener does with every request.
-    pub entrance: Rc<Entrance>,
-    /// The field that tells the upstream whom the client has shown to be by its certificate.
-    pub identity: Option<(HeaderName, HeaderValue)>,
-    /// What PROXY protocol headers say, if an upstream wants one.
-    pub told: Option<Rc<Told>>,
-    /// What its requests repeat.
-    pub repeated: Repeated,
-}
-
-/// The address as text. Each connection needs it once, and `Display` takes ten times as long for IPv4.
-fn text_of(address: IpAddr) -> Box<str> {
-    let IpAddr::V4(address) = address else { return address.to_string().into() };
-    let mut text = String::with_capacity("255.255.255.255".len());
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
-            text.push('.');
-        }
-        if octet >= 100 {
-            text.push(char::from(b'0' + octet / 100));
-        }
-        if octet >= 10 {
-            text.push(char::from(b'0' + octet / 10 % 10));
-        }
-        text.push(char::from(b'0' + octet % 10));
-    }
-    text.into()
-}
-
-/// The lines that one request of a connection after the other says to HTTP/1.1 upstreams: who asks,
-/// whom, and on which way. They are written once and copied.
-#[derive(Clone, Debug, Default)]
-pub struct Repeated {
-    /// There was a request: connections that have no other one shall not pay for what is kept.
-    again: Cell<bool>,
-    kept: RefCell<Option<Box<Kept>>>,
-}
-
-#[derive(Clone, Debug)]
-struct Kept {
-    host: Box<str>,
-    version: Version,
-    via: Box<str>,
-    lines: Box<[u8]>,
-}
-
-impl Repeated {
-    /// Whether a request with this host was found to be in order.
-    fn knows(&self, host: &str) -> bool {
-        self.kept.borrow().as_ref().is_some_and(|kept| *kept.host == *host)
-    }
-
-    /// Appends the lines that `write` gives; what it wrote for the same host is copied.
-    fn copy_to(
-        &self,
-        out: &mut BytesMut,
-        version: Version,
-        extra: &Extra<'_>,
-        write: impl FnOnce(&mut BytesMut),
-    ) {
-        if !self.again.replace(true) {
-            return write(out);
-        }
-        let mut kept = self.kept.borrow_mut();
-        match &*kept {
-            Some(kept)
-                if kept.version == version
-                    && *kept.host == *extra.host
-                    && *kept.via == *extra.via =>
-            {
-                out.extend_from_slice(&kept.lines);
-            }
-            _ => {
-                let start = out.len();
-                write(out);
-                let lines = out.get(start..).unwrap_or_default().into();
-                let (host, via) = (extra.host.into(), extra.via.into());
-                *kept = Some(Box::new(Kept { host, version, via, lines }));
-            }
-        }
-    }
-}
-
-impl Peer {
-    /// Whoever is connected from this address.
-    #[must_use]
-    pub fn new(address: IpAddr, scheme: &'static str, trusted: bool) -> Self {
-        Peer {
-            address,
-            text: text_of(address),
-            scheme,
-            trusted: Cell::new(trusted),
-            entrance: Rc::default(),
-            identity: None,
-            told: None,
-            repeated: Repeated::default(),
-        }
-    }
-}
-
-/// Which of the fields that every request is asked for it has, found in one walk over its names: each
-/// question to the map itself is a hash of the name, and most requests have none of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Present(u16);
-
-impl Present {
-    /// Accept.
-    pub const ACCEPT: Present = Present(1);
-    /// Connection.
-    pub const CONNECTION: Present = Present(1 << 1);
-    /// Content-Length.
-    pub const CONTENT_LENGTH: Present = Present(1 << 2);
-    /// Content-Type.
-    pub const CONTENT_TYPE: Present = Present(1 << 3);
-    /// Cookie.
-    pub const COOKIE: Present = Present(1 << 4);
-    /// Expect.
-    pub const EXPECT: Present = Present(1 << 5);
-    /// TE.
-    pub const TE: Present = Present(1 << 6);
-    /// Transfer-Encoding.
-    pub const TRANSFER_ENCODING: Present = Present(1 << 7);
-    /// Upgrade.
-    pub const UPGRADE: Present = Present(1 << 8);
-    /// Via.
-    pub const VIA: Present = Present(1 << 9);
-
-    /// Those among these fields.
-    #[must_use]
-    pub fn of(fields: &HeaderMap) -> Self {
-        let mut found = 0;
-        for name in fields.keys() {
-            let Present(bit) = match name.as_str().len() {
-                2 if *name == TE => Present::TE,
-                3 if *name == VIA => Present::VIA,
-                6 if *name == ACCEPT => Present::ACCEPT,
-                6 if *name == COOKIE => Present::COOKIE,
-                6 if *name == EXPECT => Present::EXPECT,
-                7 if *name == UPGRADE => Present::UPGRADE,
-                10 if *name == CONNECTION => Present::CONNECTION,
-                12 if *name == CONTENT_TYPE => Present::CONTENT_TYPE,
-                14 if *name == CONTENT_LENGTH => Present::CONTENT_LENGTH,
-                17 if *name == TRANSFER_ENCODING => Present::TRANSFER_ENCODING,
-                _ => continue,
-            };
-            found |= bit;
-        }
-        Present(found)
-    }
-
-    /// Whether this one is among them.
-    #[must_use]
-    pub fn has(self, field: Present) -> bool {
-        self.0 & field.0 != 0
-    }
-}
-
-/// Refuses what another parser could read differently, as far as the parsed head shows it; what only
-/// the bytes show is refused by `listen::http1`. Gives the host that the request is for
-/// (RFC 9110 §7.2): `:authority`, the authority of an absolute-form target, or the one Host field.
-///
-/// # Errors
-/// - A Transfer-Encoding other than `chunked` alone: the content of any other cannot be passed on as
-///   it is, and lists are read in more than one way (RFC 9112 §6.1).
-/// - A target that is in none of the forms of RFC 9112 §3.2 that are served.
-/// - An HTTP/1.1 request without exactly one Host (§3.2), an HTTP/2 request whose Host contradicts
-///   `:authority` (RFC 9113 §8.3.1), a host that is none.
-pub fn check<'r>(
-    parts: &'r request::Parts,
-    present: Present,
-    peer: &Peer,
-) -> Result<&'r str, ClientFailure> {
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if present.has(Present::TRANSFER_ENCODING)
-        && let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
-        return Err(ClientFailure::BadRequest);
-    }
-    if !is_served_form(parts) {
-        return Err(ClientFailure::BadRequest);
-    }
-    let host = host(parts)?;
-    let is_good = peer.repeated.knows(host) || is_host(host);
-    if is_good { Ok(host) } else { Err(ClientFailure::BadRequest) }
-}
-
-fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
-    let mut lines = parts.headers.get_all(HOST).iter();
-    let field = match (lines.next(), lines.next()) {
-        (Some(host), None) => Some(host.to_str().map_err(|_| ClientFailure::BadRequest)?),
-        (None, _) => None,
-        (Some(_), Some(_)) => return Err(ClientFailure::BadRequest),
-    };
-    match (parts.uri.authority(), field, parts.version) {
-        (Some(authority), Some(field), Version::HTTP_2)
-            if !authority.as_str().eq_ignore_ascii_case(field) =>
-        {
-            Err(ClientFailure::BadRequest)
-        }
-        (_, None, Version::HTTP_11) => Err(ClientFailure::BadRequest),
-        // RFC 9112 §3.2.2: the target wins, and the Host that is forwarded says the same.
-        (Some(authority), ..) => Ok(authority.as_str()),
-        (None, Some(field), _) => Ok(field),
-        (None, None, Version::HTTP_10) => Ok(""),
-        (None, None, _) => Err(ClientFailure::BadRequest),
-    }
-}
-
-/// Origin-form, absolute-form of our own schemes, or `*` of OPTIONS (RFC 9112 §3.2). CONNECT is
-/// judged elsewhere.
-fn is_served_form(parts: &request::Parts) -> bool {
-    let uri = &parts.uri;
-    let scheme = uri.scheme_str();
-    match uri.path() {
-        _ if parts.method == Method::CONNECT => true,
-        "*" => parts.method == Method::OPTIONS,
-        // Authority-form: no path at all.
-        _ if scheme.is_none() && uri.authority().is_some() => false,
-        path => {
-            scheme.is_none_or(|scheme| matches!(scheme, "http" | "https"))
-                && (path.is_empty() || path.starts_with('/'))
-        }
-    }
-}
-
-/// A name or an address, and a port (RFC 3986 §3.2.2), without what no host in use has: userinfo,
-/// percent-encoding, commas and other delimiters. Empty where there is none.
-fn is_host(host: &str) -> bool {
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, port)) => {
-            if address.parse::<std::net::Ipv6Addr>().is_err() {
-                return false;
-            }
-            ("", port.strip_prefix(':').or(port.is_empty().then_some("")))
-        }
-        None => host.split_once(':').map_or((host, Some("")), |(name, port)| (name, Some(port))),
-    };
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
-    (host.is_empty() || !name.is_empty() || host.starts_with('['))
-        && name.bytes().all(plain)
-        && port.is_some_and(is_port)
-}
-
-/// Whether the request has been here before: its Via names us (RFC 9110 §7.6.3).
-pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
-    fields.get_all(VIA).iter().any(|line| {
-        line.as_bytes().split(|byte| *byte == b',').any(|member| {
-            let mut words =
-                member.split(|byte| byte.is_ascii_whitespace()).filter(|w| !w.is_empty());
-            words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(name.as_bytes()))
-        })
-    })
-}
 
 /// The id that this request will be known by: the client's own if it is trusted with it.
 pub fn trusted_id<'r>(parts: &'r request::Parts, peer: &Peer) -> Option<&'r str> {
@@ -334,7 +63,7 @@ pub struct Extra<'r> {
     pub present: Present,
     /// The client's side.
     pub peer: &'r Peer,
-    /// What [`check`] found.
+    /// What [`check`](super::check::check) found.
     pub host: &'r str,
     /// Our name in Via.
     pub via: &'r str,
@@ -670,6 +399,7 @@ pub fn expects_continue(parts: &request::Parts) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check;
     use super::*;
 
     fn parts(request: http::request::Builder) -> request::Parts {
@@ -681,7 +411,7 @@ mod tests {
         let extra = Extra {
             present: Present::of(&parts.headers),
             peer: &peer,
-            host: host(parts).unwrap(),
+            host: check::host(parts).unwrap(),
             via: "seawall",
             reserved: &[],
             request_id: b"id-1",
@@ -795,62 +525,6 @@ mod tests {
         for kept in ["host: h.test\r\n", "te: trailers\r\n", "cookie: a=1; b=2\r\n", "chunked"] {
             assert!(written.contains(kept), "{kept} in {written}");
         }
-    }
-
-    #[test]
-    fn addresses_are_written_as_everywhere() {
-        for octet in 0..=255 {
-            let address = IpAddr::from([octet, 255, octet, 0]);
-            assert_eq!(*text_of(address), *address.to_string());
-        }
-        assert_eq!(&*text_of("2001:db8::1".parse().unwrap()), "2001:db8::1");
-    }
-
-    #[test]
-    fn exactly_one_host_is_needed() {
-        let none = parts(http::Request::get("/"));
-        let two = parts(http::Request::get("/").header("host", "a").header("host", "b"));
-        let absolute = parts(http::Request::get("http://real.test/x").header("host", "other"));
-        let userinfo =
-            parts(http::Request::get("http://me@real.test/x").header("host", "real.test"));
-        assert_eq!(host(&none), Err(ClientFailure::BadRequest));
-        assert_eq!(host(&two), Err(ClientFailure::BadRequest));
-        assert_eq!(host(&absolute), Ok("real.test"));
-        let missing = parts(http::Request::get("http://real.test/x"));
-        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
-        assert_eq!(
-            check(&missing, Present::of(&missing.headers), &peer),
-            Err(ClientFailure::BadRequest)
-        );
-        assert_eq!(
-            check(&userinfo, Present::of(&userinfo.headers), &peer),
-            Err(ClientFailure::BadRequest)
-        );
-    }
-
-    #[test]
-    fn a_host_is_a_name_or_an_address_and_a_port() {
-        for host in ["", "a", "a.b-c_d.test", "a:80", "a:", "[::1]", "[::1]:80", "10.0.0.1:8080"] {
-            assert!(is_host(host), "{host}");
-        }
-        for none in [
-            "a b", "a,b", "a/b", "me@a", "a:80:80", "a:x", "a:123456", "[::1", "[x]", "[::1]80",
-            ":80", "a%2fb", "a?b", "a#b", "\"a\"", "[]",
-        ] {
-            assert!(!is_host(none), "{none}");
-        }
-    }
-
-    #[test]
-    fn a_loop_is_a_via_that_names_us() {
-        let fields = |lines: &[&'static str]| {
-            lines.iter().map(|line| (VIA, HeaderValue::from_static(line))).collect::<HeaderMap>()
-        };
-        assert!(is_loop(&fields(&["1.1 other", "1.0 fred,  2.0\tSeawall-1 (x)"]), "seawall-1"));
-        assert!(!is_loop(
-            &fields(&["1.1 seawall-2, 1.1 seawall (seawall-1)", "seawall-1"]),
-            "seawall-1"
-        ));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::failure::ClientFailure;
 use crate::forward::Worker;
 use crate::forward::current::Current;
 use crate::forward::entrance::Entrance;
-use crate::forward::request::Peer;
+use crate::forward::peer::Peer;
 use crate::net::{TcpListener, TcpStream};
 use crate::upstream::proxy_protocol::Told;
 

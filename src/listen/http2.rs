@@ -25,7 +25,7 @@ use crate::forward::client::Client;
 use crate::forward::content;
 use crate::forward::current::Current;
 use crate::forward::incoming::Incoming;
-use crate::forward::request::Peer;
+use crate::forward::peer::Peer;
 use crate::forward::{Worker, handle, websocket};
 use crate::upstream::deadline::Deadline;
 

@@ -65,22 +65,21 @@ pub fn take(
     let scanner = std::mem::take(scanner);
     // Shared, not copied: the request's parts are slices of it, and are gone before the next one.
     let bytes = buf.split_to(length).freeze();
-    let config = httparse::ParserConfig::default();
-    let mut request = httparse::Request::new(&mut []);
-    let parsed = if scanner.fields() <= ON_STACK {
-        let mut fields = [MaybeUninit::uninit(); ON_STACK];
-        config
-            .parse_request_with_uninit_headers(&mut request, &bytes, &mut fields)
-            .map_err(|_| ClientFailure::BadRequest)
-            .and_then(|_| assemble(&bytes, &request))
+    let (mut on_stack, mut more);
+    let fields: &mut [MaybeUninit<httparse::Header<'_>>] = if scanner.fields() <= ON_STACK {
+        on_stack = [MaybeUninit::uninit(); ON_STACK];
+        &mut on_stack
     } else {
-        let mut fields = vec![MaybeUninit::uninit(); scanner.fields()];
-        config
-            .parse_request_with_uninit_headers(&mut request, &bytes, &mut fields)
-            .map_err(|_| ClientFailure::BadRequest)
-            .and_then(|_| assemble(&bytes, &request))
+        more = vec![MaybeUninit::uninit(); scanner.fields()];
+        &mut more
     };
-    parsed.map(Some)
+    let mut request = httparse::Request::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_request_with_uninit_headers(&mut request, &bytes, fields) {
+        Ok(httparse::Status::Complete(_)) => assemble(&bytes, &request).map(Some),
+        // The scanner has seen the empty line, so a partial head is a contradiction in it.
+        Ok(httparse::Status::Partial) | Err(_) => Err(ClientFailure::BadRequest),
+    }
 }
 
 /// Whether these bytes may be the beginning of a method and a space (RFC 9112 §3).
