@@ -5,6 +5,9 @@
 //! their framing, [`upload`] sends the request, and [`exchange`] joins the three on one connection.
 //! What is ambiguous here is an error, never a guess: a response that two readers could frame
 //! differently is `http_protocol_error`.
+//!
+//! Requests and responses have the same lines, content and framing (RFC 9112 §2): `listen::http1`
+//! reads and writes them with the same parts.
 
 pub mod content;
 pub mod exchange;

@@ -4,6 +4,9 @@
 //! already waiting, large content is written from where it lies. The upload never runs ahead of
 //! the socket: content is taken from the client only when everything before it was accepted, which
 //! is the back-pressure of P6.
+//!
+//! `listen::http1` sends responses in the same way. What is called the upstream here is the client
+//! then, and what is called the client is the response's content.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
