@@ -3,11 +3,12 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use divan::Bencher;
-use http::request::Parts;
+use http::{Uri, Version};
 use seawall::config::model::UpstreamLimits;
-use seawall::forward::check::{self, Present};
+use seawall::forward::check;
+use seawall::forward::head::{Fields, Head, Known};
 use seawall::forward::peer::Peer;
 use seawall::forward::request::{self, Extra};
 use seawall::upstream::exchange::{Asked, Framing};
@@ -17,37 +18,35 @@ use seawall::upstream::http1::head::{self, Scanner};
 /// What a load generator sends, and what a browser does.
 const REQUESTS: [&str; 2] = ["small", "browser"];
 
-fn parts(name: &str) -> Parts {
-    let mut request = http::Request::get("/articles/42?page=2").header("host", "www.example.com");
+const BROWSER: &str = "Connection: keep-alive\r\nCache-Control: max-age=0\r\n\
+    Sec-CH-UA: \"Chromium\";v=\"130\", \"Not?A_Brand\";v=\"99\"\r\nSec-CH-UA-Mobile: ?0\r\n\
+    Sec-CH-UA-Platform: \"Linux\"\r\nUpgrade-Insecure-Requests: 1\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130.0.0.0\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+    Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-User: ?1\r\n\
+    Sec-Fetch-Dest: document\r\nReferer: https://www.example.com/articles\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n\
+    Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\n";
+
+/// As it comes over HTTP/1.1.
+fn head(name: &str) -> Head {
+    let mut text = String::from("Host: www.example.com\r\n");
     if name == "browser" {
-        for (name, value) in [
-            ("connection", "keep-alive"),
-            ("cache-control", "max-age=0"),
-            ("sec-ch-ua", r#""Chromium";v="130", "Not?A_Brand";v="99""#),
-            ("sec-ch-ua-mobile", "?0"),
-            ("sec-ch-ua-platform", r#""Linux""#),
-            ("upgrade-insecure-requests", "1"),
-            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130.0.0.0"),
-            ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
-            ("sec-fetch-site", "same-origin"),
-            ("sec-fetch-mode", "navigate"),
-            ("sec-fetch-user", "?1"),
-            ("sec-fetch-dest", "document"),
-            ("referer", "https://www.example.com/articles"),
-            ("accept-encoding", "gzip, deflate, br, zstd"),
-            ("accept-language", "en-GB,en;q=0.9"),
-            ("cookie", "session=0123456789abcdef0123456789abcdef"),
-            ("cookie", "theme=dark"),
-        ] {
-            request = request.header(name, value);
-        }
+        text.push_str(BROWSER);
     }
-    request.body(()).unwrap().into_parts().0
+    let text = Bytes::from(text);
+    let mut fields = Fields::lines(text.clone(), 32);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let colon = line.iter().position(|byte| *byte == b':').unwrap();
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        assert!(fields.push(Known::of(name), name, value));
+    }
+    let uri = Uri::from_static("/articles/42?page=2");
+    Head { uri, version: Version::HTTP_11, fields, ..Head::default() }
 }
 
-fn extra(peer: &Peer, present: Present) -> Extra<'_> {
+fn extra(peer: &Peer) -> Extra<'_> {
     Extra {
-        present,
         peer,
         host: "www.example.com",
         via: "1.1 seawall-0123456789ab",
@@ -67,24 +66,22 @@ fn peer() -> Peer {
 /// What another parser could read differently is refused.
 #[divan::bench(args = REQUESTS)]
 fn request_check(bencher: Bencher<'_, '_>, name: &str) {
-    let (parts, peer) = (parts(name), peer());
-    bencher.bench_local(|| {
-        check::check(black_box(&parts), Present::of(&parts.headers), &peer).is_ok()
-    });
+    let (head, peer) = (head(name), peer());
+    bencher.bench_local(|| check::check(black_box(&head), &peer).is_ok());
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http1(bencher: Bencher<'_, '_>, name: &str) {
-    let (parts, peer) = (parts(name), peer());
-    let extra = extra(&peer, Present::of(&parts.headers));
-    bencher.bench_local(|| request::http1(black_box(&parts), black_box(&extra)));
+    let (head, peer) = (head(name), peer());
+    let extra = extra(&peer);
+    bencher.bench_local(|| request::http1(black_box(&head), black_box(&extra)));
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http2(bencher: Bencher<'_, '_>, name: &str) {
-    let (parts, peer) = (parts(name), peer());
-    let extra = extra(&peer, Present::of(&parts.headers));
-    bencher.bench_local(|| request::http2(black_box(&parts), black_box(&extra), "http").unwrap());
+    let (head, peer) = (head(name), peer());
+    let extra = extra(&peer);
+    bencher.bench_local(|| request::http2(black_box(&head), black_box(&extra), "http").unwrap());
 }
 
 const SMALL: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 22\r\n\r\n";

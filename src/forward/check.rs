@@ -3,74 +3,14 @@
 //! Before: a parsed head. After: `route`, which finds the route of the host. What only the bytes of a
 //! head show is refused before, by `listen::http1`.
 
-use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
-};
-use http::{Method, Version, request};
+use http::{Method, Version};
 
+use super::head::{Fields, Head, Known};
 use super::peer::Peer;
 use crate::failure::ClientFailure;
 
-/// Which of the fields that every request is asked for it has, found in one walk over its names: each
-/// question to the map itself is a hash of the name, and most requests have none of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Present(u16);
-
-impl Present {
-    /// Accept.
-    pub const ACCEPT: Present = Present(1);
-    /// Connection.
-    pub const CONNECTION: Present = Present(1 << 1);
-    /// Content-Length.
-    pub const CONTENT_LENGTH: Present = Present(1 << 2);
-    /// Content-Type.
-    pub const CONTENT_TYPE: Present = Present(1 << 3);
-    /// Cookie.
-    pub const COOKIE: Present = Present(1 << 4);
-    /// Expect.
-    pub const EXPECT: Present = Present(1 << 5);
-    /// TE.
-    pub const TE: Present = Present(1 << 6);
-    /// Transfer-Encoding.
-    pub const TRANSFER_ENCODING: Present = Present(1 << 7);
-    /// Upgrade.
-    pub const UPGRADE: Present = Present(1 << 8);
-    /// Via.
-    pub const VIA: Present = Present(1 << 9);
-
-    /// Those among these fields.
-    #[must_use]
-    pub fn of(fields: &HeaderMap) -> Self {
-        let mut found = 0;
-        for name in fields.keys() {
-            let Present(bit) = match name.as_str().len() {
-                2 if *name == TE => Present::TE,
-                3 if *name == VIA => Present::VIA,
-                6 if *name == ACCEPT => Present::ACCEPT,
-                6 if *name == COOKIE => Present::COOKIE,
-                6 if *name == EXPECT => Present::EXPECT,
-                7 if *name == UPGRADE => Present::UPGRADE,
-                10 if *name == CONNECTION => Present::CONNECTION,
-                12 if *name == CONTENT_TYPE => Present::CONTENT_TYPE,
-                14 if *name == CONTENT_LENGTH => Present::CONTENT_LENGTH,
-                17 if *name == TRANSFER_ENCODING => Present::TRANSFER_ENCODING,
-                _ => continue,
-            };
-            found |= bit;
-        }
-        Present(found)
-    }
-
-    /// Whether this one is among them.
-    #[must_use]
-    pub fn has(self, field: Present) -> bool {
-        self.0 & field.0 != 0
-    }
-}
-
-/// Refuses what another parser could read differently, as far as the parsed head shows it. Gives the host that the request is for
-/// (RFC 9110 §7.2): `:authority`, the authority of an absolute-form target, or the one Host field.
+/// Refuses what another parser could read differently, as far as the parsed head shows it. Gives
+/// the host that the request is for (RFC 9110 §7.2): `:authority`, the authority of an absolute-form target, or the one Host field.
 ///
 /// # Errors
 /// - A Transfer-Encoding other than `chunked` alone: the content of any other cannot be passed on as
@@ -78,34 +18,31 @@ impl Present {
 /// - A target that is in none of the forms of RFC 9112 §3.2 that are served.
 /// - An HTTP/1.1 request without exactly one Host (§3.2), an HTTP/2 request whose Host contradicts
 ///   `:authority` (RFC 9113 §8.3.1), a host that is none.
-pub fn check<'r>(
-    parts: &'r request::Parts,
-    present: Present,
-    peer: &Peer,
-) -> Result<&'r str, ClientFailure> {
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if present.has(Present::TRANSFER_ENCODING)
-        && let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+pub fn check<'r>(head: &'r Head, peer: &Peer) -> Result<&'r str, ClientFailure> {
+    let mut codings = head.fields.all(Known::TransferEncoding);
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.eq_ignore_ascii_case(b"chunked"))
     {
         return Err(ClientFailure::BadRequest);
     }
-    if !is_served_form(parts) {
+    if !is_served_form(head) {
         return Err(ClientFailure::BadRequest);
     }
-    let host = host(parts)?;
+    let host = host(head)?;
     let is_good = peer.repeated.knows(host) || is_host(host);
     if is_good { Ok(host) } else { Err(ClientFailure::BadRequest) }
 }
 
-pub(super) fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
-    let mut lines = parts.headers.get_all(HOST).iter();
+pub(super) fn host(head: &Head) -> Result<&str, ClientFailure> {
+    let mut lines = head.fields.all(Known::Host);
     let field = match (lines.next(), lines.next()) {
-        (Some(host), None) => Some(host.to_str().map_err(|_| ClientFailure::BadRequest)?),
+        (Some(host), None) => {
+            Some(std::str::from_utf8(host).map_err(|_| ClientFailure::BadRequest)?)
+        }
         (None, _) => None,
         (Some(_), Some(_)) => return Err(ClientFailure::BadRequest),
     };
-    match (parts.uri.authority(), field, parts.version) {
+    match (head.uri.authority(), field, head.version) {
         (Some(authority), Some(field), Version::HTTP_2)
             if !authority.as_str().eq_ignore_ascii_case(field) =>
         {
@@ -122,12 +59,12 @@ pub(super) fn host(parts: &request::Parts) -> Result<&str, ClientFailure> {
 
 /// Origin-form, absolute-form of our own schemes, or `*` of OPTIONS (RFC 9112 §3.2). CONNECT is
 /// judged elsewhere.
-fn is_served_form(parts: &request::Parts) -> bool {
-    let uri = &parts.uri;
+fn is_served_form(head: &Head) -> bool {
+    let uri = &head.uri;
     let scheme = uri.scheme_str();
     match uri.path() {
-        _ if parts.method == Method::CONNECT => true,
-        "*" => parts.method == Method::OPTIONS,
+        _ if head.method == Method::CONNECT => true,
+        "*" => head.method == Method::OPTIONS,
         // Authority-form: no path at all.
         _ if scheme.is_none() && uri.authority().is_some() => false,
         path => {
@@ -157,9 +94,9 @@ fn is_host(host: &str) -> bool {
 }
 
 /// Whether the request has been here before: its Via names us (RFC 9110 §7.6.3).
-pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
-    fields.get_all(VIA).iter().any(|line| {
-        line.as_bytes().split(|byte| *byte == b',').any(|member| {
+pub fn is_loop(fields: &Fields, name: &str) -> bool {
+    fields.all(Known::Via).any(|line| {
+        line.split(|byte| *byte == b',').any(|member| {
             let mut words =
                 member.split(|byte| byte.is_ascii_whitespace()).filter(|w| !w.is_empty());
             words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(name.as_bytes()))
@@ -170,32 +107,33 @@ pub fn is_loop(fields: &HeaderMap, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use crate::forward::head::tests::both;
+    use http::request::Builder;
 
-    fn parts(request: http::request::Builder) -> request::Parts {
-        request.body(()).unwrap().into_parts().0
+    fn hosts(request: Builder) -> Result<String, ClientFailure> {
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
+        let [map, lines] = both(request);
+        assert_eq!(check(&map, &peer), check(&lines, &peer));
+        check(&map, &peer).map(str::to_owned)
     }
 
     #[test]
     fn exactly_one_host_is_needed() {
-        let none = parts(http::Request::get("/"));
-        let two = parts(http::Request::get("/").header("host", "a").header("host", "b"));
-        let absolute = parts(http::Request::get("http://real.test/x").header("host", "other"));
-        let userinfo =
-            parts(http::Request::get("http://me@real.test/x").header("host", "real.test"));
-        assert_eq!(host(&none), Err(ClientFailure::BadRequest));
-        assert_eq!(host(&two), Err(ClientFailure::BadRequest));
-        assert_eq!(host(&absolute), Ok("real.test"));
-        let missing = parts(http::Request::get("http://real.test/x"));
-        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
+        let get = http::Request::get;
+        assert_eq!(hosts(get("/").header("host", "a.test")).as_deref(), Ok("a.test"));
         assert_eq!(
-            check(&missing, Present::of(&missing.headers), &peer),
-            Err(ClientFailure::BadRequest)
+            hosts(get("http://real.test/x").header("host", "other")).as_deref(),
+            Ok("real.test")
         );
-        assert_eq!(
-            check(&userinfo, Present::of(&userinfo.headers), &peer),
-            Err(ClientFailure::BadRequest)
-        );
+        for bad in [
+            get("/"),
+            get("/").header("host", "a").header("host", "b"),
+            get("/").header("host", "b\u{e4}"),
+            get("http://real.test/x"),
+            get("http://me@real.test/x").header("host", "real.test"),
+        ] {
+            assert_eq!(hosts(bad), Err(ClientFailure::BadRequest));
+        }
     }
 
     #[test]
@@ -213,13 +151,14 @@ mod tests {
 
     #[test]
     fn a_loop_is_a_via_that_names_us() {
-        let fields = |lines: &[&'static str]| {
-            lines.iter().map(|line| (VIA, HeaderValue::from_static(line))).collect::<HeaderMap>()
+        let is_loop = |lines: &[&str], name| {
+            let request = http::Request::get("/");
+            let request = lines.iter().fold(request, |request, line| request.header("via", *line));
+            let [map, lines] = both(request).map(|head| is_loop(&head.fields, name));
+            assert_eq!(map, lines);
+            map
         };
-        assert!(is_loop(&fields(&["1.1 other", "1.0 fred,  2.0\tSeawall-1 (x)"]), "seawall-1"));
-        assert!(!is_loop(
-            &fields(&["1.1 seawall-2, 1.1 seawall (seawall-1)", "seawall-1"]),
-            "seawall-1"
-        ));
+        assert!(is_loop(&["1.1 other", "1.0 fred,  2.0\tSeawall-1 (x)"], "seawall-1"));
+        assert!(!is_loop(&["1.1 seawall-2, 1.1 seawall (seawall-1)", "seawall-1"], "seawall-1"));
     }
 }

@@ -3,10 +3,11 @@
 
 use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use http::uri::PathAndQuery;
-use http::{HeaderName, Method, StatusCode, request};
+use http::{HeaderName, Method, StatusCode};
 
-use super::check::{self, Present};
+use super::check;
 use super::client::Client;
+use super::head::Head;
 use super::incoming::Incoming;
 use super::reply::Reply;
 use super::{Left, Worker, refuse_unrouted, request as incoming};
@@ -55,29 +56,29 @@ pub fn reserved(config: &Config) -> Vec<HeaderName> {
 pub async fn redirect(
     worker: &Worker,
     client: &Client,
-    parts: request::Parts,
+    head: &Head,
     body: Incoming,
     port: u16,
     id: &RequestId,
 ) -> Reply {
-    let host = check::check(&parts, Present::of(&parts.headers), &client.peer).ok();
-    let target = match parts.method {
+    let host = check::check(head, &client.peer).ok();
+    let target = match head.method {
         Method::CONNECT => None,
-        _ => parts.uri.path_and_query().map(PathAndQuery::as_str).or(Some("/")),
+        _ => head.uri.path_and_query().map(PathAndQuery::as_str).or(Some("/")),
     };
     let location = host.zip(target).and_then(|(host, target)| location(host, target, port));
     let Some(location) = location else {
         let failure = ClientFailure::BadRequest;
-        return refuse_unrouted(worker, client, &parts, body, failure, id).await;
+        return refuse_unrouted(worker, client, head, body, failure, id).await;
     };
     worker.metrics.redirected();
-    let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT, parts.version);
+    let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT, head.version);
     reply.fields.append(&LOCATION, &location);
     // Also of a HEAD, where there is no content to count.
     reply.fields.append(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
     reply.fields.set_request_id(id.as_bytes());
-    let left = Left { body: Some(body), expects_continue: incoming::expects_continue(&parts) };
-    left.settle(client, parts.version, reply).await
+    let left = Left { body: Some(body), expects_continue: incoming::expects_continue(head) };
+    left.settle(client, head.version, reply).await
 }
 
 /// The host without its port, and the target. `None`: the client has named no host, or no path.

@@ -17,6 +17,7 @@ pub mod client;
 pub mod content;
 pub mod current;
 pub mod entrance;
+pub mod head;
 pub mod hold;
 pub mod incoming;
 pub mod peer;
@@ -36,14 +37,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use check::Present;
 use client::Client;
+use head::{Extended, Fields, Head, Known};
 use incoming::Incoming;
 use peer::Peer;
 use reply::Reply;
@@ -183,54 +183,44 @@ impl Worker {
 pub async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    parts: http::request::Parts,
+    head: Rc<Head>,
     body: Incoming,
 ) -> Reply {
-    let present = Present::of(&parts.headers);
     client.follow(&worker);
-    let id = match request::trusted_id(&parts, &client.peer) {
+    let id = match request::trusted_id(&head, &client.peer) {
         Some(id) => RequestId::accept(id),
         None => worker.ids.borrow_mut().next_id(),
     };
     if let Some(port) = client.peer.entrance.redirect {
-        return Box::pin(entrance::redirect(&worker, &client, parts, body, port, &id)).await;
+        return Box::pin(entrance::redirect(&worker, &client, &head, body, port, &id)).await;
     }
-    let (route, host) = match find_route(&worker, &parts, present, &client.peer) {
+    let (route, host) = match find_route(&worker, &head, &client.peer) {
         Ok(found) => found,
         Err(failure) => {
             // What is rare is boxed: this future is moved for every request.
-            let refused = refuse_unrouted(&worker, &client, &parts, body, failure, &id);
+            let refused = refuse_unrouted(&worker, &client, &head, body, failure, &id);
             return Box::pin(refused).await;
         }
     };
-    let offer = if is_extended_connect(&parts) {
-        Some(handshake::extended_offer(&parts.headers))
-    } else if present.has(Present::UPGRADE) {
-        handshake::client_offer(&parts.method, parts.version, &parts.headers)
+    let offer = if head.extended == Some(Extended::WebSocket) {
+        Some(handshake::extended_offer(&head.fields.map()))
+    } else if head.fields.has(Known::Upgrade) {
+        handshake::client_offer(&head.method, head.version, &head.fields.map())
     } else {
         None
     };
-    let field = |asked, name| present.has(asked).then(|| parts.headers.get(name)).flatten();
-    let grpc = field(Present::CONTENT_TYPE, CONTENT_TYPE);
-    let grpc = grpc.filter(|value| render::is_grpc(value.as_bytes())).cloned();
-    let rehearsal = find_rehearsal(&route, &parts);
+    let grpc = head.fields.first(Known::ContentType).filter(|value| render::is_grpc(value));
+    let grpc = grpc.and_then(|value| HeaderValue::from_bytes(value).ok());
+    let rehearsal = find_rehearsal(&route, &head.fields);
     let recording = worker.tracer.as_deref().map(|tracer| {
         // Boxed, and made elsewhere: most do not have it.
-        spans::begin(&worker, tracer, &client, &parts, host)
+        spans::begin(&worker, tracer, &client, &head, host)
     });
     let held = Held::new(Subject {
         worker: Rc::clone(&worker),
         route: Rc::clone(&route),
         id: id.clone(),
-        method: parts.method.clone(),
-        uri: parts.uri.clone(),
-        version: parts.version,
-        accept: field(Present::ACCEPT, ACCEPT).cloned(),
-        origin: route
-            .settings
-            .policy
-            .cors()
-            .and_then(|_| parts.headers.get(http::header::ORIGIN).cloned()),
+        head: Rc::clone(&head),
         started: Instant::now(),
         protocol: match (&offer, &grpc) {
             (Some(_), _) => Protocol::Websocket,
@@ -249,9 +239,9 @@ pub async fn handle(
         Ok(place) => place,
         Err(refused) => return held.overloaded(refused.retry_after_secs),
     };
-    let expects_continue = present.has(Present::EXPECT) && request::expects_continue(&parts);
+    let expects_continue = request::expects_continue(&head);
     let refused = match rehearsal {
-        _ if present.has(Present::VIA) && check::is_loop(&parts.headers, &worker.name) => {
+        _ if check::is_loop(&head.fields, &worker.name) => {
             Err(held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send)))
         }
         Ok(None | Some(Rehearsal { after: Some(_), .. })) => Ok(held),
@@ -262,21 +252,20 @@ pub async fn handle(
         Ok(held) => held,
         Err(response) => {
             let left = Left { body: Some(body), expects_continue };
-            return Box::pin(left.settle(&client, parts.version, response)).await;
+            return Box::pin(left.settle(&client, head.version, response)).await;
         }
     };
-    let framing = request::framing(&parts, body.size_hint().exact());
+    let framing = request::framing(&head, body.size_hint().exact());
     if let (Framing::Length(length), Some(limit)) = (framing, route.settings.request_body_bytes)
         && length > limit
     {
         let left = Left { body: Some(body), expects_continue };
         let response = held.refuse(ClientFailure::ContentTooLarge);
-        return Box::pin(left.settle(&client, parts.version, response)).await;
+        return Box::pin(left.settle(&client, head.version, response)).await;
     }
     let outgoing = Outgoing {
-        parts: &parts,
+        head: &head,
         extra: Extra {
-            present,
             peer: &client.peer,
             host,
             via: &worker.name,
@@ -296,13 +285,13 @@ pub async fn handle(
             client.withdraw_interim();
             let response = held.answer(failure);
             let left = Left { body, expects_continue };
-            return Box::pin(left.settle(&client, parts.version, response)).await;
+            return Box::pin(left.settle(&client, head.version, response)).await;
         }
         Err(Unanswered::Client(failure, body)) => {
             client.withdraw_interim();
             let response = held.refuse(failure);
             let left = Left { body, expects_continue };
-            return Box::pin(left.settle(&client, parts.version, response)).await;
+            return Box::pin(left.settle(&client, head.version, response)).await;
         }
     };
     match offer {
@@ -315,44 +304,31 @@ pub async fn handle(
 }
 
 /// What the request asks to be rehearsed, on a route that does.
-fn find_rehearsal(
-    route: &Route,
-    parts: &http::request::Parts,
-) -> Result<Option<Rehearsal>, rehearsal::Unknown> {
+fn find_rehearsal(route: &Route, fields: &Fields) -> Result<Option<Rehearsal>, rehearsal::Unknown> {
     let Some(secret) = &route.settings.rehearsal else { return Ok(None) };
-    let field = parts.headers.get(rehearsal::FIELD);
-    field.map_or(Ok(None), |field| Rehearsal::read(field.as_bytes(), secret))
+    let field = fields.first(Known::Rehearse);
+    field.map_or(Ok(None), |field| Rehearsal::read(field, secret))
 }
 
-/// Whether this asks for a WebSocket over HTTP/2 (RFC 8441 §4).
-fn is_extended_connect(parts: &http::request::Parts) -> bool {
-    parts.method == Method::CONNECT
-        && parts
-            .extensions
-            .get::<hyper::ext::Protocol>()
-            .is_some_and(|protocol| protocol.as_str() == "websocket")
-}
-
-fn find_route<'p>(
+fn find_route<'h>(
     worker: &Worker,
-    parts: &'p http::request::Parts,
-    present: Present,
+    head: &'h Head,
     peer: &Peer,
-) -> Result<(Rc<Route>, &'p str), ClientFailure> {
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+) -> Result<(Rc<Route>, &'h str), ClientFailure> {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > worker.clients.target_bytes {
         return Err(ClientFailure::UriTooLong);
     }
-    let host = check::check(parts, present, peer)?;
-    if parts.method == Method::CONNECT && !is_extended_connect(parts) {
-        // RFC 9220 §3 for other protocols; a tunnel to anywhere is not what a reverse proxy is for.
-        let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();
-        return Err(match extended {
-            true => ClientFailure::UnsupportedProtocol,
-            false => ClientFailure::BadRequest,
-        });
+    let host = check::check(head, peer)?;
+    match head.extended {
+        Some(Extended::WebSocket) => {}
+        // RFC 9220 §3.
+        Some(Extended::Other) => return Err(ClientFailure::UnsupportedProtocol),
+        // A tunnel to anywhere is not what a reverse proxy is for.
+        None if head.method == Method::CONNECT => return Err(ClientFailure::BadRequest),
+        None => {}
     }
-    let index = worker.router.find(host, parts.uri.path()).map_err(|error| match error {
+    let index = worker.router.find(host, head.uri.path()).map_err(|error| match error {
         NoRoute::Host => ClientFailure::Misdirected,
         NoRoute::Path => ClientFailure::NoRoute,
     })?;
@@ -363,23 +339,23 @@ fn find_route<'p>(
 async fn refuse_unrouted(
     worker: &Worker,
     client: &Client,
-    parts: &http::request::Parts,
+    head: &Head,
     body: Incoming,
     failure: ClientFailure,
     id: &RequestId,
 ) -> Reply {
     worker.metrics.client(failure);
-    let accept = parts.headers.get(http::header::ACCEPT).map(HeaderValue::as_bytes);
+    let accept = head.fields.first(Known::Accept);
     let answer = render::client(failure, id.as_str(), accept);
-    let mut reply = Reply::of(answer, parts.version, parts.method == Method::HEAD);
-    if failure == ClientFailure::BadRequest && parts.version != Version::HTTP_2 {
+    let mut reply = Reply::of(answer, head.version, head.method == Method::HEAD);
+    if failure == ClientFailure::BadRequest && head.version != Version::HTTP_2 {
         // What follows on this connection may be part of what was not understood.
         client.linger.set(true);
         reply.close = true;
         return reply;
     }
-    let left = Left { body: Some(body), expects_continue: request::expects_continue(parts) };
-    left.settle(client, parts.version, reply).await
+    let left = Left { body: Some(body), expects_continue: request::expects_continue(head) };
+    left.settle(client, head.version, reply).await
 }
 
 /// Request content that nobody will read, because the answer is already known.

@@ -6,19 +6,17 @@
 
 use bytes::BytesMut;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, VIA,
+    CONTENT_LENGTH, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, VIA,
 };
-use http::{Method, Version, request};
+use http::{Method, Version};
 
-use super::check::Present;
+use super::head::{Field, Fields, Head, Known};
 use super::peer::Peer;
-use crate::failure::{ClientFailure, rehearsal};
+use crate::failure::ClientFailure;
 use crate::telemetry::request_id;
 use crate::telemetry::spans::Recording;
 use crate::telemetry::spans::context::TRACEPARENT;
 use crate::upstream::exchange::Framing;
-use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
 
 /// `X-Request-Id`: what ties the answer, the log and the journal together.
@@ -28,30 +26,30 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// The id that this request will be known by: the client's own if it is trusted with it.
-pub fn trusted_id<'r>(parts: &'r request::Parts, peer: &Peer) -> Option<&'r str> {
+pub fn trusted_id<'r>(head: &'r Head, peer: &Peer) -> Option<&'r str> {
     if !peer.trusted.get() {
         return None;
     }
-    let id = parts.headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    let id = std::str::from_utf8(head.fields.first(Known::XRequestId)?).ok()?;
     request_id::is_acceptable(id).then_some(id)
 }
 
 /// The client's address as a trusted proxy tells it: what it has appended is whom it saw (RFC 7239
 /// §5.2, X-Forwarded-For).
-pub fn told_address<'r>(fields: &'r HeaderMap, peer: &Peer) -> Option<&'r [u8]> {
+pub fn told_address<'r>(fields: &'r Fields, peer: &Peer) -> Option<&'r [u8]> {
     if !peer.trusted.get() {
         return None;
     }
-    let told = fields.get_all(&X_FORWARDED_FOR).iter().next_back()?;
-    told.as_bytes().rsplit(|byte| *byte == b',').next().map(<[u8]>::trim_ascii)
+    let told = fields.all(Known::XForwardedFor).last()?;
+    told.rsplit(|byte| *byte == b',').next().map(<[u8]>::trim_ascii)
 }
 
 /// How the request's content will be framed towards the upstream.
-pub fn framing(parts: &request::Parts, exact: Option<u64>) -> Framing {
+pub fn framing(head: &Head, exact: Option<u64>) -> Framing {
     match exact {
         Some(0) => Framing::Empty,
         Some(length) => Framing::Length(length),
-        None if parts.method == Method::CONNECT => Framing::Empty,
+        None if head.method == Method::CONNECT => Framing::Empty,
         None => Framing::Chunked,
     }
 }
@@ -59,8 +57,6 @@ pub fn framing(parts: &request::Parts, exact: Option<u64>) -> Framing {
 /// What else goes into the head.
 #[derive(Debug)]
 pub struct Extra<'r> {
-    /// Which fields need to be asked for.
-    pub present: Present,
     /// The client's side.
     pub peer: &'r Peer,
     /// What [`check`](super::check::check) found.
@@ -83,17 +79,26 @@ pub struct Extra<'r> {
 }
 
 /// Where fields are written to: each upstream protocol has its own form of the same fields.
-trait Fields {
+trait Output {
     /// A field of the client's that passes as it is.
+    fn pass(&mut self, field: Field<'_>);
+    /// A field that is the same for every request.
     fn copy(&mut self, name: &HeaderName, value: &HeaderValue);
     /// A field of ours.
     fn write(&mut self, name: &HeaderName, value: impl FnOnce(&mut BytesMut));
     /// By which ways the request comes, and for whom.
-    fn ways(&mut self, parts: &request::Parts, extra: &Extra<'_>);
+    fn ways(&mut self, head: &Head, extra: &Extra<'_>);
 }
 
 /// HTTP/1.1: bytes, one line after the other.
-impl Fields for BytesMut {
+impl Output for BytesMut {
+    fn pass(&mut self, field: Field<'_>) {
+        match field.line() {
+            Some(line) => self.extend_from_slice(line),
+            None => extend_field(self, field.name, field.value),
+        }
+    }
+
     fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
         extend_field(self, name.as_str().as_bytes(), value.as_bytes());
     }
@@ -105,16 +110,16 @@ impl Fields for BytesMut {
         self.extend_from_slice(b"\r\n");
     }
 
-    fn ways(&mut self, parts: &request::Parts, extra: &Extra<'_>) {
+    fn ways(&mut self, head: &Head, extra: &Extra<'_>) {
         let write = |out: &mut BytesMut| {
-            via(out, parts, extra);
-            forwarding(out, parts, extra);
+            via(out, head, extra);
+            forwarding(out, head, extra);
         };
         // What proxies before us have said may be another thing each time.
-        if extra.peer.trusted.get() || extra.present.has(Present::VIA) {
+        if extra.peer.trusted.get() || head.fields.has(Known::Via) {
             return write(self);
         }
-        extra.peer.repeated.copy_to(self, parts.version, extra, write);
+        extra.peer.repeated.copy_to(self, head.version, extra, write);
     }
 }
 
@@ -124,7 +129,13 @@ struct Map {
     scratch: BytesMut,
 }
 
-impl Fields for Map {
+impl Output for Map {
+    fn pass(&mut self, field: Field<'_>) {
+        if let Some((name, value)) = field.to_entry() {
+            self.fields.append(name, value);
+        }
+    }
+
     fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.fields.append(name.clone(), value.clone());
     }
@@ -138,19 +149,19 @@ impl Fields for Map {
         }
     }
 
-    fn ways(&mut self, parts: &request::Parts, extra: &Extra<'_>) {
-        via(self, parts, extra);
-        forwarding(self, parts, extra);
+    fn ways(&mut self, head: &Head, extra: &Extra<'_>) {
+        via(self, head, extra);
+        forwarding(self, head, extra);
     }
 }
 
 /// Writes the head for an HTTP/1.1 upstream (RFC 9112 §3).
-pub fn http1(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
+pub fn http1(head: &Head, extra: &Extra<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(1024);
-    let method = if extra.websocket_key.is_some() { &Method::GET } else { &parts.method };
+    let method = if extra.websocket_key.is_some() { &Method::GET } else { &head.method };
     out.extend_from_slice(method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     // An absolute-form target may have no path (RFC 9112 §3.2.1).
     if target.is_empty() || target.starts_with('?') {
         out.extend_from_slice(b"/");
@@ -158,8 +169,8 @@ pub fn http1(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     extend_field(&mut out, b"host", extra.host.as_bytes());
-    end_to_end(&mut out, parts, extra);
-    connection(&mut out, parts, extra);
+    end_to_end(&mut out, head, extra);
+    connection(&mut out, head, extra);
     out.extend_from_slice(match extra.framing {
         Framing::Chunked => b"transfer-encoding: chunked\r\n",
         Framing::Empty | Framing::Length(_) | Framing::Close => b"",
@@ -173,24 +184,24 @@ pub fn http1(parts: &request::Parts, extra: &Extra<'_>) -> BytesMut {
 /// # Errors
 /// If host and target make no URI: the client's fault.
 pub fn http2(
-    parts: &request::Parts,
+    head: &Head,
     extra: &Extra<'_>,
     scheme: &str,
 ) -> Result<http::Request<()>, ClientFailure> {
     let mut map = Map {
-        fields: HeaderMap::with_capacity(parts.headers.len() + 8),
+        fields: HeaderMap::with_capacity(head.fields.len() + 8),
         scratch: BytesMut::with_capacity(256),
     };
-    end_to_end(&mut map, parts, extra);
-    if extra.present.has(Present::TE) && wants_trailers(&parts.headers) {
+    end_to_end(&mut map, head, extra);
+    if wants_trailers(&head.fields) {
         map.fields.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     // An HTTP/1.0 client need not name a host, an :authority may not be empty.
     let authority = if extra.host.is_empty() { "localhost" } else { extra.host };
     let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(target);
     let mut request = http::Request::new(());
-    *request.method_mut() = parts.method.clone();
+    *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = uri.build().map_err(|_| ClientFailure::BadRequest)?;
     *request.headers_mut() = map.fields;
@@ -198,29 +209,26 @@ pub fn http2(
 }
 
 /// The fields that are the same in every version.
-fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
-    let listed = match extra.present.has(Present::CONNECTION) {
-        true => connection_options(&parts.headers),
-        false => Vec::new(),
-    };
-    for (name, value) in &parts.headers {
-        if is_rewritten(name, extra.peer.trusted.get())
-            || listed.contains(name)
+fn end_to_end(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
+    let listed = connection_options(&head.fields);
+    let trusted = extra.peer.trusted.get();
+    for field in &head.fields {
+        let name = field.name;
+        if field.known.is_some_and(|known| is_rewritten(known, trusted))
+            || listed.iter().any(|listed| listed.eq_ignore_ascii_case(name))
             || extra.reserved.iter().any(|reserved| is_like(name, reserved))
             || extra.recording.is_some_and(|recording| recording.replaces(name))
         {
             continue;
         }
-        out.copy(name, value);
+        out.pass(field);
     }
     if let Some((name, value)) = &extra.peer.identity {
         out.copy(name, value);
     }
-    if extra.present.has(Present::COOKIE) {
-        cookies(out, &parts.headers);
-    }
-    content(out, parts, extra);
-    out.ways(parts, extra);
+    cookies(out, &head.fields);
+    content(out, head, extra);
+    out.ways(head, extra);
     out.write(&X_REQUEST_ID, |out| out.extend_from_slice(extra.request_id));
     if let Some(recording) = extra.recording {
         out.write(&TRACEPARENT, |out| out.extend_from_slice(&recording.traceparent()));
@@ -229,81 +237,75 @@ fn end_to_end(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
 
 /// Whether an app may take one name for the other: CGI and its descendants (WSGI, Rack, PHP) know no
 /// difference between `-` and `_` (RFC 3875 §4.1.18).
-fn is_like(name: &HeaderName, reserved: &HeaderName) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let (name, reserved) = (name.as_str(), reserved.as_str());
-    name.len() == reserved.len() && name.bytes().map(plain).eq(reserved.bytes().map(plain))
+fn is_like(name: &[u8], reserved: &HeaderName) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let reserved = reserved.as_str().as_bytes();
+    name.len() == reserved.len() && name.iter().map(plain).eq(reserved.iter().map(plain))
 }
 
 /// Fields that this file writes itself, or that stay behind.
-fn is_rewritten(name: &HeaderName, trusted: bool) -> bool {
-    is_hop_by_hop(name)
-        || *name == HOST
-        || *name == CONTENT_LENGTH
-        || *name == COOKIE
-        || *name == VIA
-        || *name == X_REQUEST_ID
-        || *name == X_FORWARDED_FOR
-        || *name == rehearsal::FIELD
-        || *name == FORWARDED
+fn is_rewritten(field: Known, trusted: bool) -> bool {
+    match field {
+        Known::Accept | Known::ContentType | Known::Expect => false,
         // A trusted proxy has seen the client's own scheme and host: they are kept.
-        || (!trusted && (*name == X_FORWARDED_PROTO || *name == X_FORWARDED_HOST))
+        Known::XForwardedHost | Known::XForwardedProto => !trusted,
+        Known::Connection
+        | Known::ContentLength
+        | Known::Cookie
+        | Known::Forwarded
+        | Known::HopByHop
+        | Known::Host
+        | Known::Rehearse
+        | Known::Te
+        | Known::TransferEncoding
+        | Known::Upgrade
+        | Known::Via
+        | Known::XForwardedFor
+        | Known::XRequestId => true,
+    }
 }
 
 /// RFC 9110 §7.6.1: every field that any Connection line lists is for this hop only. `get` would
 /// give the first line alone.
-fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
-    let mut listed = Vec::new();
-    for line in fields.get_all(CONNECTION) {
-        for option in line.as_bytes().split(|byte| *byte == b',') {
-            let option = option.trim_ascii();
-            // End-to-end fields that the message cannot do without are not up for removal.
-            if let Ok(name) = HeaderName::from_bytes(option)
-                && name != HOST
-                && name != CONTENT_LENGTH
-                && name.as_str() != "close"
-            {
-                listed.push(name);
-            }
-        }
-    }
-    listed
+fn connection_options(fields: &Fields) -> Vec<&[u8]> {
+    let lines = fields.all(Known::Connection);
+    let options = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    options.filter(|option| !option.is_empty()).collect()
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 clients may split the cookie; HTTP/1.1 knows one line.
-fn cookies(out: &mut impl Fields, fields: &HeaderMap) {
-    let mut lines = fields.get_all(COOKIE).iter();
+fn cookies(out: &mut impl Output, fields: &Fields) {
+    let mut lines = fields.all(Known::Cookie);
     let Some(first) = lines.next() else { return };
     out.write(&COOKIE, |out| {
-        out.extend_from_slice(first.as_bytes());
+        out.extend_from_slice(first);
         for line in lines {
             out.extend_from_slice(b"; ");
-            out.extend_from_slice(line.as_bytes());
+            out.extend_from_slice(line);
         }
     });
 }
 
-fn connection(out: &mut BytesMut, parts: &request::Parts, extra: &Extra<'_>) {
+fn connection(out: &mut BytesMut, head: &Head, extra: &Extra<'_>) {
     if extra.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
         if let Some(key) = extra.websocket_key {
             extend_field(out, b"sec-websocket-key", key.as_bytes());
         }
-    } else if extra.present.has(Present::TE) && wants_trailers(&parts.headers) {
+    } else if wants_trailers(&head.fields) {
         out.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
     }
 }
 
 /// RFC 9110 §10.1.4: TE is for this hop; trailers can be promised again, because they pass.
-fn wants_trailers(fields: &HeaderMap) -> bool {
-    fields.get_all(TE).iter().any(|line| {
-        line.as_bytes()
-            .split(|byte| *byte == b',')
+fn wants_trailers(fields: &Fields) -> bool {
+    fields.all(Known::Te).any(|line| {
+        line.split(|byte| *byte == b',')
             .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     })
 }
 
-fn content(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
+fn content(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     match extra.framing {
         Framing::Length(length) => {
             out.write(&CONTENT_LENGTH, |out| {
@@ -315,8 +317,8 @@ fn content(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
         Framing::Chunked => {}
         // RFC 9110 §8.6: methods that expect content say that there is none.
         Framing::Empty | Framing::Close => {
-            let expected = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
-            if expected || extra.present.has(Present::CONTENT_LENGTH) {
+            let expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+            if expected || head.fields.has(Known::ContentLength) {
                 out.copy(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
             }
         }
@@ -332,36 +334,31 @@ fn via_version(version: Version) -> &'static str {
     }
 }
 
-fn via(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
+fn via(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     out.write(&VIA, |out| {
-        if extra.present.has(Present::VIA) {
-            for line in parts.headers.get_all(VIA) {
-                out.extend_from_slice(line.as_bytes());
-                out.extend_from_slice(b", ");
-            }
-        }
-        out.extend_from_slice(via_version(parts.version).as_bytes());
+        append(out, head, Known::Via);
+        out.extend_from_slice(via_version(head.version).as_bytes());
         out.extend_from_slice(extra.via.as_bytes());
     });
 }
 
 /// RFC 7239 and its older relatives.
-fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) {
+fn forwarding(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     let peer = extra.peer;
     let text = &*peer.text;
     out.write(&X_FORWARDED_FOR, |out| {
-        append_trusted(out, parts, peer, &X_FORWARDED_FOR);
+        append_trusted(out, head, peer, Known::XForwardedFor);
         out.extend_from_slice(text.as_bytes());
     });
-    if !(peer.trusted.get() && parts.headers.contains_key(X_FORWARDED_PROTO)) {
+    if !(peer.trusted.get() && head.fields.has(Known::XForwardedProto)) {
         out.write(&X_FORWARDED_PROTO, |out| out.extend_from_slice(peer.scheme.as_bytes()));
     }
-    let host_is_told = peer.trusted.get() && parts.headers.contains_key(X_FORWARDED_HOST);
+    let host_is_told = peer.trusted.get() && head.fields.has(Known::XForwardedHost);
     if !host_is_told && !extra.host.is_empty() {
         out.write(&X_FORWARDED_HOST, |out| out.extend_from_slice(extra.host.as_bytes()));
     }
     out.write(&FORWARDED, |out| {
-        append_trusted(out, parts, peer, &FORWARDED);
+        append_trusted(out, head, peer, Known::Forwarded);
         // RFC 7239 §6: an IPv6 address is bracketed and quoted.
         let (open, close): (&[u8], &[u8]) =
             if peer.address.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
@@ -378,56 +375,65 @@ fn forwarding(out: &mut impl Fields, parts: &request::Parts, extra: &Extra<'_>) 
     });
 }
 
-fn append_trusted(out: &mut BytesMut, parts: &request::Parts, peer: &Peer, name: &HeaderName) {
-    if !peer.trusted.get() {
-        return;
+fn append_trusted(out: &mut BytesMut, head: &Head, peer: &Peer, field: Known) {
+    if peer.trusted.get() {
+        append(out, head, field);
     }
-    for line in parts.headers.get_all(name) {
-        out.extend_from_slice(line.as_bytes());
+}
+
+/// What the client says there: our own part follows.
+fn append(out: &mut BytesMut, head: &Head, field: Known) {
+    for line in head.fields.all(field) {
+        out.extend_from_slice(line);
         out.extend_from_slice(b", ");
     }
 }
 
 /// Whether the client waits for a 100 before it sends content (RFC 9110 §10.1.1).
-pub fn expects_continue(parts: &request::Parts) -> bool {
-    parts.version == Version::HTTP_11
-        && parts
-            .headers
-            .get(EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+pub fn expects_continue(head: &Head) -> bool {
+    let expected = head.fields.first(Known::Expect);
+    head.version == Version::HTTP_11
+        && expected.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::check;
+    use super::super::head::tests::both;
     use super::*;
 
-    fn parts(request: http::request::Builder) -> request::Parts {
-        request.body(()).unwrap().into_parts().0
-    }
-
-    fn write(parts: &request::Parts, trusted: bool, framing: Framing) -> String {
-        let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
-        let extra = Extra {
-            present: Present::of(&parts.headers),
-            peer: &peer,
-            host: check::host(parts).unwrap(),
+    fn extra<'r>(peer: &'r Peer, host: &'r str, framing: Framing) -> Extra<'r> {
+        Extra {
+            peer,
+            host,
             via: "seawall",
-            reserved: &[],
+            reserved: &RESERVED,
             request_id: b"id-1",
             framing,
             recording: None,
             upgrade: false,
             websocket_key: None,
-        };
-        String::from_utf8(http1(parts, &extra).to_vec()).unwrap()
+        }
+    }
+
+    static RESERVED: [HeaderName; 1] = [HeaderName::from_static("x-user")];
+
+    /// What becomes of these fields, in whatever form they come.
+    fn write(heads: &[Head; 2], trusted: bool, framing: Framing) -> String {
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
+        let [map, lines] = heads.each_ref().map(|head| {
+            let extra = extra(&peer, check::host(head).unwrap(), framing);
+            String::from_utf8(http1(head, &extra).to_vec()).unwrap()
+        });
+        assert_eq!(map, lines);
+        map
     }
 
     #[test]
     fn a_plain_request_gets_the_proxys_fields() {
-        let parts = parts(http::Request::get("/a?b=c").header("host", "h.test").header("x", "1"));
+        let heads = both(http::Request::get("/a?b=c").header("host", "h.test").header("x", "1"));
         assert_eq!(
-            write(&parts, false, Framing::Empty),
+            write(&heads, false, Framing::Empty),
             "GET /a?b=c HTTP/1.1\r\nhost: h.test\r\nx: 1\r\nvia: 1.1 seawall\r\n\
              x-forwarded-for: 10.0.0.9\r\nx-forwarded-proto: http\r\nx-forwarded-host: h.test\r\n\
              forwarded: for=10.0.0.9;host=\"h.test\";proto=http\r\nx-request-id: id-1\r\n\r\n"
@@ -436,7 +442,7 @@ mod tests {
 
     #[test]
     fn an_http_2_head_has_the_same_fields_without_those_of_a_connection() {
-        let parts = parts(
+        let heads = both(
             http::Request::post("/a?b=c")
                 .header("host", "h.test")
                 .header("x", "1")
@@ -447,21 +453,11 @@ mod tests {
                 .header("cookie", "b=2"),
         );
         let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
-        let extra = Extra {
-            present: Present::of(&parts.headers),
-            peer: &peer,
-            host: "h.test",
-            via: "seawall",
-            reserved: &[],
-            request_id: b"id-1",
-            framing: Framing::Length(5),
-            recording: None,
-            upgrade: false,
-            websocket_key: None,
-        };
-        let head = http2(&parts, &extra, "https").unwrap();
-        assert_eq!(head.uri(), "https://h.test/a?b=c");
-        let field = |name: &str| head.headers().get(name).map(|value| value.to_str().unwrap());
+        let extra = extra(&peer, "h.test", Framing::Length(5));
+        let [map, lines] = heads.map(|head| http2(&head, &extra, "https").unwrap());
+        assert_eq!((map.uri(), map.headers()), (lines.uri(), lines.headers()));
+        assert_eq!(map.uri(), "https://h.test/a?b=c");
+        let field = |name: &str| map.headers().get(name).map(|value| value.to_str().unwrap());
         for (name, value) in [
             ("x", "1"),
             ("te", "trailers"),
@@ -481,7 +477,7 @@ mod tests {
 
     #[test]
     fn forwarding_fields_are_replaced_unless_the_client_is_trusted() {
-        let parts = parts(
+        let heads = both(
             http::Request::get("/")
                 .header("host", "h.test")
                 .header("x-forwarded-for", "6.6.6.6")
@@ -489,9 +485,9 @@ mod tests {
                 .header("x-forwarded-host", "evil.test")
                 .header("forwarded", "for=6.6.6.6"),
         );
-        let replaced = write(&parts, false, Framing::Empty);
+        let replaced = write(&heads, false, Framing::Empty);
         assert!(!replaced.contains("6.6.6.6") && !replaced.contains("evil"), "{replaced}");
-        let appended = write(&parts, true, Framing::Empty);
+        let appended = write(&heads, true, Framing::Empty);
         for expected in [
             "x-forwarded-for: 6.6.6.6, 10.0.0.9\r\n",
             "x-forwarded-proto: https\r\n",
@@ -504,7 +500,7 @@ mod tests {
 
     #[test]
     fn fields_of_every_connection_line_stay_behind() {
-        let parts = parts(
+        let heads = both(
             http::Request::get("/")
                 .header("host", "h.test")
                 .header("connection", "x-one, close")
@@ -518,7 +514,7 @@ mod tests {
                 .header("cookie", "a=1")
                 .header("cookie", "b=2"),
         );
-        let written = write(&parts, false, Framing::Chunked);
+        let written = write(&heads, false, Framing::Chunked);
         for gone in ["x-one", "x-two", "keep-alive", "deflate", "h2c", "close"] {
             assert!(!written.contains(gone), "{gone} in {written}");
         }
@@ -529,21 +525,29 @@ mod tests {
 
     #[test]
     fn ipv6_clients_are_quoted_in_forwarded() {
-        let parts = parts(http::Request::get("/").header("host", "h"));
+        let [head, _] = both(http::Request::get("/").header("host", "h"));
         let peer = Peer::new("2001:db8::1".parse().unwrap(), "https", false);
-        let extra = Extra {
-            present: Present::of(&parts.headers),
-            peer: &peer,
-            host: "h",
-            via: "seawall",
-            reserved: &[],
-            request_id: b"i",
-            framing: Framing::Empty,
-            recording: None,
-            upgrade: false,
-            websocket_key: None,
-        };
-        let written = String::from_utf8(http1(&parts, &extra).to_vec()).unwrap();
+        let extra = extra(&peer, "h", Framing::Empty);
+        let written = String::from_utf8(http1(&head, &extra).to_vec()).unwrap();
         assert!(written.contains("forwarded: for=\"[2001:db8::1]\";host=\"h\";proto=https\r\n"));
+    }
+
+    #[test]
+    fn what_passes_is_copied_as_it_came() {
+        let text = bytes::Bytes::from_static(
+            b"hOST: h\r\nX-Some-Thing: A b\r\nX:1\r\nX_User: root\r\nX-Empty:\r\n",
+        );
+        let mut fields = Fields::lines(text.clone(), 5);
+        for (name, value) in [(0..4, 6..7), (9..21, 23..26), (28..29, 30..31), (33..39, 41..45)] {
+            let name = &text[name];
+            assert!(fields.push(Known::of(name), name, &text[value]));
+        }
+        assert!(fields.push(None, &text[47..54], b""));
+        let head = Head { version: Version::HTTP_11, fields, ..Head::default() };
+        let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
+        let written = http1(&head, &extra(&peer, "h", Framing::Empty));
+        let expected =
+            b"GET / HTTP/1.1\r\nhost: h\r\nX-Some-Thing: A b\r\nX: 1\r\nX-Empty: \r\nvia:";
+        assert!(written.starts_with(expected), "{written:?}");
     }
 }

@@ -69,7 +69,7 @@ pub async fn respond(
         }
     }
 
-    let version = held.subject().map_or(http::Version::HTTP_11, |subject| subject.version);
+    let version = held.subject().map_or(http::Version::HTTP_11, |subject| subject.head.version);
     let rehearsal = held.subject().and_then(|subject| subject.rehearsal);
     let is_grpc = held.subject().is_some_and(|subject| subject.grpc.is_some());
     let length = hold::length(&head);

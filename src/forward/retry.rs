@@ -17,11 +17,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::header::COOKIE;
-use http::{HeaderName, Method, StatusCode, Version, request};
+use http::{HeaderName, Method, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::client::Client;
+use super::head::{self, Known};
 use super::hold::{self, Terms};
 use super::incoming::Incoming;
 use super::replay::{Reader, Replay};
@@ -73,7 +73,7 @@ pub enum Unanswered {
 #[derive(Debug)]
 pub struct Outgoing<'r> {
     /// The request.
-    pub parts: &'r request::Parts,
+    pub head: &'r head::Head,
     /// What else goes into its head.
     pub extra: Extra<'r>,
     /// The content waits for a 100.
@@ -125,7 +125,7 @@ pub async fn send(
         client,
         outgoing,
         replay: Replay::new(content, kept),
-        idempotent: is_idempotent(outgoing.parts, settings.idempotency_key),
+        idempotent: is_idempotent(outgoing.head, settings.idempotency_key),
         begun: 0,
         started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
@@ -297,9 +297,9 @@ impl Attempts<'_> {
             body: self.replay.reader(),
             framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
             asked: Asked {
-                head: outgoing.parts.method == Method::HEAD,
+                head: outgoing.head.method == Method::HEAD,
                 upgrade,
-                lines: !upgrade && outgoing.parts.version != Version::HTTP_2,
+                lines: !upgrade && outgoing.head.version != Version::HTTP_2,
             },
             expects_continue: outgoing.expects_continue,
             content_limit: ContentLimit {
@@ -312,14 +312,14 @@ impl Attempts<'_> {
         };
         Ok(match link {
             Link::Http1(connection) => {
-                let head = rewrite::http1(outgoing.parts, &outgoing.extra);
+                let head = rewrite::http1(outgoing.head, &outgoing.extra);
                 let request = common.with_head(head);
                 let exchange = http1::exchange::Exchange::new(connection, settings, request);
                 Exchange::Http1(Box::new(exchange))
             }
             Link::Http2(lease) => {
                 let scheme = upstream.scheme(endpoint);
-                let head = rewrite::http2(outgoing.parts, &outgoing.extra, scheme);
+                let head = rewrite::http2(outgoing.head, &outgoing.extra, scheme);
                 let request = common.with_head(head.map_err(Trouble::Client)?);
                 let exchange = http2::exchange::Exchange::new(lease, settings, request);
                 Exchange::Http2(Box::new(exchange))
@@ -342,7 +342,7 @@ impl Attempts<'_> {
                 // The client's connection says 100 itself, when the first content is asked for.
                 Head::Interim(head) if head.status == StatusCode::CONTINUE => {}
                 Head::Interim(head) => {
-                    self.client.pass_interim(&head, self.outgoing.parts.version).await;
+                    self.client.pass_interim(&head, self.outgoing.head.version).await;
                 }
             }
         }
@@ -409,12 +409,12 @@ impl Attempts<'_> {
 /// What the request has in common with others that go to the same endpoint.
 fn key(route: &Route, outgoing: &Outgoing<'_>) -> Option<u64> {
     let Balance::Hash(key) = &route.upstream.settings().balance else { return None };
-    let fields = &outgoing.parts.headers;
+    let fields = &outgoing.head.fields;
     match key {
-        HashKey::Field(name) => fields.get(name).map(|value| balance::key(value.as_bytes())),
+        HashKey::Field(name) => fields.named(name).next().map(|field| balance::key(field.value)),
         HashKey::Cookie(name) => {
-            let cookies = fields.get_all(COOKIE).iter();
-            let mut pairs = cookies.flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+            let cookies = fields.all(Known::Cookie);
+            let mut pairs = cookies.flat_map(|value| value.split(|b| *b == b';'));
             pairs.find_map(|pair| {
                 let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
                 Some(balance::key(value))
@@ -472,9 +472,9 @@ fn supersede(route: &Route, failure: Option<Failure>) {
 }
 
 /// RFC 9110 §9.2.2.
-fn is_idempotent(parts: &request::Parts, by_key: bool) -> bool {
+fn is_idempotent(head: &head::Head, by_key: bool) -> bool {
     matches!(
-        parts.method,
+        head.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    ) || (by_key && parts.headers.contains_key(IDEMPOTENCY_KEY))
+    ) || (by_key && head.fields.named(&IDEMPOTENCY_KEY).next().is_some())
 }

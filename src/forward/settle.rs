@@ -18,9 +18,11 @@
 
 use std::rc::Rc;
 
+use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
+use super::head::{Head, Known};
 use super::reply::Reply;
 use super::spans::owner;
 use super::{Route, Worker};
@@ -44,16 +46,8 @@ pub struct Subject {
     pub route: Rc<Route>,
     /// Its id.
     pub id: RequestId,
-    /// Its method.
-    pub method: Method,
-    /// Its target.
-    pub uri: Uri,
-    /// The version that the client speaks.
-    pub version: Version,
-    /// What the client prefers to read.
-    pub accept: Option<HeaderValue>,
-    /// Whose script asks, on routes that say which may.
-    pub origin: Option<HeaderValue>,
+    /// What the client has sent.
+    pub head: Rc<Head>,
     /// When its head was complete.
     pub started: Instant,
     /// What the client speaks.
@@ -211,9 +205,9 @@ impl Committed {
         let mut subject = self.subject.take()?;
         ended(&subject, self.status);
         // A session is long, and slices of the request's head keep the buffer that it was read into.
-        subject.uri = Uri::try_from(subject.uri.path().to_owned()).unwrap_or_default();
-        subject.accept = None;
-        subject.origin = None;
+        let uri = Uri::try_from(subject.head.uri.path().to_owned()).unwrap_or_default();
+        let (method, version) = (subject.head.method.clone(), subject.head.version);
+        subject.head = Rc::new(Head { method, uri, version, ..Head::default() });
         if let Some(recording) = &mut subject.recording {
             recording.upgraded(&mut subject.worker.ids.borrow_mut());
         }
@@ -275,7 +269,7 @@ fn policy(subject: &Subject) -> &Policy {
 }
 
 fn accept(subject: &Subject) -> Option<Vec<u8>> {
-    subject.accept.as_ref().map(|value| value.as_bytes().to_vec())
+    subject.head.fields.first(Known::Accept).map(<[u8]>::to_vec)
 }
 
 fn blame_client(subject: &Subject, failure: ClientFailure) {
@@ -299,11 +293,12 @@ fn nothing() -> Reply {
 
 fn reply(subject: &Subject, mut answer: Answer) -> Reply {
     if let Some(cors) = policy(subject).cors() {
-        cors.allow(&mut answer, subject.origin.as_ref());
+        let origin = subject.head.fields.named(&ORIGIN).next().and_then(|field| field.to_value());
+        cors.allow(&mut answer, origin.as_ref());
     }
     let status = answer.status.as_u16();
-    let is_head = subject.method == Method::HEAD;
-    let response = Reply::of(answer, subject.version, is_head);
+    let is_head = subject.head.method == Method::HEAD;
+    let response = Reply::of(answer, subject.head.version, is_head);
     ended(subject, status);
     response
 }
@@ -315,9 +310,9 @@ fn ended(subject: &Subject, status: u16) {
     if subject.worker.access_log {
         AccessLine {
             request_id: subject.id.as_str(),
-            method: subject.method.as_str(),
-            path: subject.uri.path(),
-            version: subject.version,
+            method: subject.head.method.as_str(),
+            path: subject.head.uri.path(),
+            version: subject.head.version,
             status,
             route: &subject.route.settings.name,
             upstream: &subject.route.settings.upstream.name,
@@ -350,8 +345,8 @@ fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
         outcome,
         protocol: subject.protocol,
         route: &subject.route.settings.name,
-        method: subject.method.as_str(),
-        path: subject.uri.path(),
+        method: subject.head.method.as_str(),
+        path: subject.head.uri.path(),
         status: sent.status,
         close_code: sent.close_code,
         trace_id: subject.trace_id(),

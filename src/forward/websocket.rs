@@ -165,7 +165,7 @@ pub async fn run<C>(
     WebsocketLine {
         request_id: session.subject().id.as_str(),
         upstream: &route.settings.upstream.name,
-        path: session.subject().uri.path(),
+        path: session.subject().head.uri.path(),
         summary: &report.summary,
         elapsed,
         trace_id: session.subject().trace_id(),

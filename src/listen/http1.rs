@@ -56,7 +56,7 @@ mod request;
 mod response;
 mod wire;
 
-use request::Head;
+use request::Request;
 use response::Asked;
 use wire::{Content, Next, Wire, Writer};
 
@@ -159,12 +159,12 @@ async fn requests(
                 draining
             })
         });
-        let head = match next.await {
-            Next::Request(head) => head,
+        let request = match next.await {
+            Next::Request(request) => request,
             Next::Nothing => return End::Close,
             Next::Refused(failure) => return End::Refused(failure),
         };
-        if let Some(end) = serve_one(current, wire, client, drain, head).await {
+        if let Some(end) = serve_one(current, wire, client, drain, request).await {
             return end;
         }
     }
@@ -178,10 +178,11 @@ async fn serve_one(
     wire: &Rc<RefCell<Wire>>,
     client: &Rc<Client>,
     drain: &Drain,
-    head: Box<Head>,
+    request: Request,
 ) -> Option<End> {
-    let asked = (head.parts.version, head.parts.method == Method::HEAD, head.keep_alive);
-    let content = match head.framing {
+    let Request { head, framing, keep_alive, .. } = request;
+    let asked = (head.version, head.method == Method::HEAD, keep_alive);
+    let content = match framing {
         Framing::Empty => Incoming::empty(),
         Framing::Length(_) | Framing::Chunked | Framing::Close => {
             Incoming::http1(Content(Rc::clone(wire)))
@@ -192,7 +193,7 @@ async fn serve_one(
     client.requests.set(requests);
     let is_last = requests >= worker.clients.requests_per_connection;
     let reply = {
-        let mut answer = pin!(handle(worker, Rc::clone(client), head.parts, content));
+        let mut answer = pin!(handle(worker, Rc::clone(client), head, content));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),
             Poll::Pending => wire.borrow_mut().poll_client(cx).map(|()| None),

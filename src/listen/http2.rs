@@ -24,6 +24,7 @@ use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
 use crate::forward::content;
 use crate::forward::current::Current;
+use crate::forward::head::Head;
 use crate::forward::incoming::Incoming;
 use crate::forward::peer::Peer;
 use crate::forward::{Worker, handle, websocket};
@@ -162,7 +163,7 @@ pub async fn serve(
         let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
         let entrance = Rc::clone(&client.peer.entrance);
         let (parts, content) = request.into_parts();
-        let answer = handle(worker, client, parts, Incoming::http2(content));
+        let answer = handle(worker, client, Rc::new(Head::from(parts)), Incoming::http2(content));
         async move {
             let mut reply = answer.await;
             entrance.complete(&mut reply);

@@ -76,7 +76,7 @@ impl Lines {
     /// Appends a line that was parsed from this head; in one copy, if it stands there in the form
     /// that is written here.
     pub fn pass(&mut self, head: &[u8], name: &[u8], value: &[u8]) {
-        match line(head, name, value) {
+        match line_of(head, name, value) {
             Some(line) => {
                 self.text.extend_from_slice(line);
                 self.note(name, value);
@@ -153,7 +153,8 @@ impl Lines {
 
 /// The whole line of the head in which this name and this value stand, if there is nothing else in it
 /// but `: ` between them and CRLF behind.
-fn line<'h>(head: &'h [u8], name: &[u8], value: &[u8]) -> Option<&'h [u8]> {
+#[must_use]
+pub fn line_of<'h>(head: &'h [u8], name: &[u8], value: &[u8]) -> Option<&'h [u8]> {
     let offset = |part: &[u8]| (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize);
     let (start, value_start) = (offset(name)?, offset(value)?);
     let end = value_start.checked_add(value.len())?;

@@ -6,14 +6,15 @@
 //! in doubt where it ends, is told by `forward`, in an answer of more words.
 
 use std::mem::MaybeUninit;
+use std::rc::Rc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Uri, Version, request};
+use http::{Method, Uri, Version};
 
 use crate::failure::ClientFailure;
+use crate::forward::head::{Fields, Head, Known};
 use crate::upstream::exchange::Framing;
-use crate::upstream::http1::head::{ON_STACK, Scanner, parse_length, value_of};
+use crate::upstream::http1::head::{ON_STACK, Scanner, parse_length};
 use crate::upstream::http1::{MessageError, MessageLimits};
 
 /// The longest target that [`Uri`] can hold.
@@ -22,11 +23,11 @@ const LONGEST_TARGET: usize = 65_534;
 /// The longest method that is looked for in bytes that may be something else than HTTP.
 const LONGEST_METHOD: usize = 24;
 
-/// A request head.
+/// A request, as far as its head tells.
 #[derive(Debug)]
-pub struct Head {
-    /// Method, target, version and fields.
-    pub parts: request::Parts,
+pub struct Request {
+    /// The head.
+    pub head: Rc<Head>,
     /// How the content is delimited.
     pub framing: Framing,
     /// Whether the connection may carry another request (RFC 9112 §9.3).
@@ -43,7 +44,7 @@ pub fn take(
     scanner: &mut Scanner,
     buf: &mut BytesMut,
     limits: &MessageLimits,
-) -> Result<Option<Head>, ClientFailure> {
+) -> Result<Option<Request>, ClientFailure> {
     // Empty lines before a request are skipped (RFC 9112 §2.2).
     while scanner.is_in_first_line() && buf.starts_with(b"\r\n") {
         buf.advance(2);
@@ -117,7 +118,7 @@ struct Hop {
     expects_continue: bool,
 }
 
-fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Head, ClientFailure> {
+fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Request, ClientFailure> {
     const BAD: ClientFailure = ClientFailure::BadRequest;
     let (Some(method), Some(target), Some(version)) =
         (request.method, request.path, request.version)
@@ -128,18 +129,24 @@ fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Head, 
         return Err(ClientFailure::UriTooLong);
     }
     let mut hop = Hop::default();
-    let mut fields = HeaderMap::with_capacity(request.headers.len());
+    let mut fields = Fields::lines(bytes.clone(), request.headers.len());
     for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
-        hop.note(&name, field.value)?;
-        fields.append(name, value_of(bytes, field.value).map_err(|_| BAD)?);
+        let known = Known::of(field.name.as_bytes());
+        if let Some(known) = known {
+            hop.note(known, field.value)?;
+        }
+        if !fields.push(known, field.name.as_bytes(), field.value) {
+            return Err(ClientFailure::FieldsTooLarge);
+        }
     }
     let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BAD)?;
-    parts.uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| BAD)?;
-    parts.version = version;
-    parts.headers = fields;
+    let head = Head {
+        method: Method::from_bytes(method.as_bytes()).map_err(|_| BAD)?,
+        uri: Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| BAD)?,
+        version,
+        fields,
+        extended: None,
+    };
     let framing = match (hop.chunked, hop.length) {
         // RFC 9112 §6.1: either is a try to smuggle, or would be read by an old proxy as one.
         (true, Some(_)) => return Err(BAD),
@@ -148,8 +155,8 @@ fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Head, 
         (false, None | Some(0)) => Framing::Empty,
         (false, Some(length)) => Framing::Length(length),
     };
-    Ok(Head {
-        parts,
+    Ok(Request {
+        head: Rc::new(head),
         framing,
         keep_alive: !hop.close && (version == Version::HTTP_11 || hop.keep_alive),
         expects_continue: hop.expects_continue
@@ -159,26 +166,25 @@ fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Head, 
 }
 
 impl Hop {
-    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), ClientFailure> {
-        // Most fields are told apart by the length of their names.
-        match name.as_str().len() {
-            6 if *name == EXPECT => {
+    fn note(&mut self, field: Known, value: &[u8]) -> Result<(), ClientFailure> {
+        match field {
+            Known::Expect => {
                 self.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
             }
-            10 if *name == CONNECTION => {
+            Known::Connection => {
                 for option in value.split(|byte| *byte == b',') {
                     let option = option.trim_ascii();
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            14 if *name == CONTENT_LENGTH => {
+            Known::ContentLength => {
                 let length = parse_length(value).map_err(|_| ClientFailure::BadRequest)?;
                 if self.length.replace(length).is_some_and(|known| known != length) {
                     return Err(ClientFailure::BadRequest);
                 }
             }
-            17 if *name == TRANSFER_ENCODING => {
+            Known::TransferEncoding => {
                 // Any other coding, and a list of them, is read in more than one way (RFC 9112 §6.1).
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(ClientFailure::BadRequest);
@@ -204,7 +210,7 @@ mod tests {
     };
 
     /// What comes of these bytes, in whatever pieces they come.
-    fn read(bytes: &[u8]) -> Result<Option<Head>, ClientFailure> {
+    fn read(bytes: &[u8]) -> Result<Option<Request>, ClientFailure> {
         let mut buf = BytesMut::from(bytes);
         let whole = take(&mut Scanner::default(), &mut buf, &LIMITS);
         for cut in 1..bytes.len() {
@@ -226,7 +232,7 @@ mod tests {
         whole
     }
 
-    fn head(text: &str) -> Head {
+    fn head(text: &str) -> Request {
         read(text.as_bytes()).unwrap().unwrap()
     }
 
@@ -302,7 +308,7 @@ mod tests {
             &b"PUT /x?y HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\nabGET"[..],
         );
         let head = take(&mut Scanner::default(), &mut buf, &LIMITS).unwrap().unwrap();
-        assert_eq!((head.parts.uri.path(), head.parts.uri.query()), ("/x", Some("y")));
+        assert_eq!((head.head.uri.path(), head.head.uri.query()), ("/x", Some("y")));
         assert!(head.expects_continue);
         assert_eq!(&buf[..], b"abGET");
     }

@@ -74,7 +74,7 @@ pub fn write(
             for (name, value) in &map {
                 // The content is as long as it is. Where there is none, the field says what a GET
                 // would have got (RFC 9110 §8.6).
-                let is_ours = is_hop_by_hop(name) && !switches;
+                let is_ours = is_hop_by_hop(name.as_str().as_bytes()) && !switches;
                 if !is_ours && (bodiless || *name != CONTENT_LENGTH) {
                     extend_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
                 }

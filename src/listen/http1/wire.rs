@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::AsyncWrite;
 
-use super::request::{self, Head};
+use super::request::{self, Request};
 use crate::failure::ClientFailure;
 use crate::forward::client::Client;
 use crate::listen::buffers;
@@ -51,7 +51,7 @@ pub struct Wire {
 #[derive(Debug)]
 pub enum Next {
     /// Another request.
-    Request(Box<Head>),
+    Request(Request),
     /// Nothing.
     Nothing,
     /// Something that is refused.
@@ -95,11 +95,11 @@ impl Wire {
         loop {
             match request::take(&mut self.scanner, &mut self.buf, &self.limits) {
                 Ok(None) => {}
-                Ok(Some(head)) => {
+                Ok(Some(request)) => {
                     self.waits_for_head = false;
-                    self.decoder = Decoder::new(head.framing);
-                    self.expects_continue = head.expects_continue;
-                    return Poll::Ready(Next::Request(Box::new(head)));
+                    self.decoder = Decoder::new(request.framing);
+                    self.expects_continue = request.expects_continue;
+                    return Poll::Ready(Next::Request(request));
                 }
                 Err(failure) => return Poll::Ready(Next::Refused(failure)),
             }

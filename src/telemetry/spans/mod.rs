@@ -164,9 +164,10 @@ impl Recording {
 
     /// Whether this field of the client's is replaced, or has no meaning any more.
     #[must_use]
-    pub fn replaces(&self, name: &HeaderName) -> bool {
+    pub fn replaces(&self, name: &[u8]) -> bool {
+        let is = |known: &HeaderName| name.eq_ignore_ascii_case(known.as_str().as_bytes());
         // Without a parent the state is of no trace that goes on (§4.3).
-        *name == TRACEPARENT || (*name == TRACESTATE && self.context.parent.is_none())
+        is(&TRACEPARENT) || (is(&TRACESTATE) && self.context.parent.is_none())
     }
 
     /// `traceparent` of the attempt that is under way.

@@ -269,8 +269,6 @@ fn nanos(time: SystemTime) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use http::HeaderMap;
-
     use super::super::context::{Context, Share};
     use super::super::{Begun, Owner, Recording};
     use super::*;
@@ -286,7 +284,7 @@ mod tests {
     ) -> Vec<otlp::Span> {
         let mut ids = RequestIds::new();
         let everything = Share::of_percent(100.0);
-        let context = Context::begin(&HeaderMap::new(), false, everything, &mut ids);
+        let context = Context::begin([], false, everything, &mut ids);
         let method = Method::from_bytes(method).unwrap();
         let recording = Recording::new(context, || Begun { method, ..begun() });
         happens(&recording, &mut ids);
@@ -393,7 +391,7 @@ mod tests {
     fn a_websocket_is_below_its_request() {
         let mut ids = RequestIds::new();
         let everything = Share::of_percent(100.0);
-        let context = Context::begin(&HeaderMap::new(), false, everything, &mut ids);
+        let context = Context::begin([], false, everything, &mut ids);
         let (trace, request) = (context.trace, context.span);
         let mut recording = Recording::new(context, begun);
         recording.upgraded(&mut ids);
@@ -416,7 +414,7 @@ mod tests {
     fn what_is_not_sampled_is_nowhere() {
         let mut ids = RequestIds::new();
         let nothing = Share::of_percent(0.0);
-        let context = Context::begin(&HeaderMap::new(), false, nothing, &mut ids);
+        let context = Context::begin([], false, nothing, &mut ids);
         let recording = Recording::new(context, || unreachable!("asked only if sampled"));
         recording.attempt(&"http://a:1".into(), &mut ids);
         assert!(recording.ended(200, &owner()).is_none());

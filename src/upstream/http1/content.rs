@@ -233,7 +233,7 @@ fn parse_fields(section: &[u8], lines: usize) -> Result<HeaderMap, MessageError>
         let name =
             HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MessageError::Trailers)?;
         // RFC 9110 §6.5.1: framing and routing fields may not come as trailers.
-        if is_hop_by_hop(&name) || is_framing(&name) {
+        if is_hop_by_hop(name.as_str().as_bytes()) || is_framing(&name) {
             continue;
         }
         let value = HeaderValue::from_bytes(field.value).map_err(|_| MessageError::Trailers)?;

@@ -280,8 +280,8 @@ pub fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError
 
 /// RFC 9110 §7.6.1: fields that describe this connection, whatever `Connection` lists.
 #[must_use]
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HopByHop::of(name.as_str().as_bytes()).is_some()
+pub fn is_hop_by_hop(name: &[u8]) -> bool {
+    HopByHop::of(name).is_some()
 }
 
 /// A field that describes this connection.

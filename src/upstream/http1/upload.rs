@@ -159,7 +159,7 @@ where
         if self.framing == Framing::Chunked {
             self.out.extend_from_slice(b"0\r\n");
             for (name, value) in trailers.iter().flatten() {
-                if !super::head::is_hop_by_hop(name) {
+                if !super::head::is_hop_by_hop(name.as_str().as_bytes()) {
                     extend_field(&mut self.out, name.as_str().as_bytes(), value.as_bytes());
                 }
             }

@@ -153,7 +153,7 @@ pub fn framing() -> Vec<Row> {
         passes(
             "a POST without a length has none",
             post("X: 1", ""),
-            vec![form("POST /", "1.1", "a", "x: 1\r\ncontent-length: 0\r\n", "", "")],
+            vec![form("POST /", "1.1", "a", "X: 1\r\ncontent-length: 0\r\n", "", "")],
         ),
         passes(
             "what stands behind the length is the next request",
@@ -163,7 +163,7 @@ pub fn framing() -> Vec<Row> {
         passes(
             "what stands behind a GET is the next request",
             [get(""), get("X: 2\r\n")].concat(),
-            vec![got("").remove(0), got("x: 2\r\n").remove(0)],
+            vec![got("").remove(0), got("X: 2\r\n").remove(0)],
         ),
         passes(
             "TE in capitals is chunked",
@@ -244,7 +244,7 @@ pub fn framing() -> Vec<Row> {
     rows.push(passes(
         "TE with an underscore is another field, and there is no content",
         get("Transfer_Encoding: chunked\r\n"),
-        got("transfer_encoding: chunked\r\n"),
+        got("Transfer_Encoding: chunked\r\n"),
     ));
     rows
 }
@@ -299,11 +299,11 @@ pub fn heads() -> Vec<Row> {
             get(&format!("X: {}\r\n", "x".repeat(9000))),
         ),
         passes("an empty line before a request is skipped", [b"\r\n", &*get("")].concat(), got("")),
-        passes("names become small letters", get("X-Y: 1\r\n"), got("x-y: 1\r\n")),
-        passes("white space around a value goes", get("X: \t 1 \t\r\n"), got("x: 1\r\n")),
-        passes("an empty value stays empty", get("X:\r\n"), got("x: \r\n")),
-        passes("Latin-1 in a value passes", get("X: \u{e9}\r\n"), got("x: \u{e9}\r\n")),
-        passes("a tab inside a value passes", get("X: 1\t2\r\n"), got("x: 1\t2\r\n")),
+        passes("names keep their case", get("X-Y: 1\r\n"), got("X-Y: 1\r\n")),
+        passes("white space around a value goes", get("X: \t 1 \t\r\n"), got("X: 1\r\n")),
+        passes("an empty value stays empty", get("X:\r\n"), got("X: \r\n")),
+        passes("Latin-1 in a value passes", get("X: \u{e9}\r\n"), got("X: \u{e9}\r\n")),
+        passes("a tab inside a value passes", get("X: 1\t2\r\n"), got("X: 1\t2\r\n")),
         passes(
             "an own method passes",
             "PURGE / HTTP/1.1\r\nHost: a\r\n\r\n",
