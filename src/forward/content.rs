@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::pieces::Pieces;
 use super::replay::Reader;
@@ -125,11 +126,11 @@ impl Source {
     }
 
     /// Gives the connection back, if it can carry another request.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, now: Instant) {
         self.in_flight = None;
         self.report(self.outcome);
         if let Some(connection) = self.exchange.take().and_then(Exchange::into_connection) {
-            self.upstream.give_back(&self.endpoint, connection);
+            self.upstream.give_back(&self.endpoint, connection, now);
         }
     }
 }
@@ -251,13 +252,14 @@ impl Relayed {
     }
 
     fn finish(&mut self, ending: Ending) {
-        self.source.finish();
+        let now = Instant::now();
+        self.source.finish(now);
         self.ending = ending;
         if let Some(rest) = self.events.as_mut().and_then(|events| events.rest()) {
             self.held.push(rest);
         }
         if let Some(committed) = self.committed.take() {
-            committed.finish();
+            committed.finish(now);
         }
     }
 

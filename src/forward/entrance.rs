@@ -10,7 +10,7 @@ use super::client::Client;
 use super::head::Head;
 use super::incoming::Incoming;
 use super::reply::Reply;
-use super::{Left, Worker, refuse_unrouted, request as incoming};
+use super::{Left, Refused, Worker, refuse_unrouted, request as incoming};
 use crate::config::model::Config;
 use crate::failure::ClientFailure;
 use crate::telemetry::request_id::RequestId;
@@ -53,14 +53,14 @@ pub fn reserved(config: &Config) -> Vec<HeaderName> {
 }
 
 /// Sends the client to the same address under `https`: 308, so that method and content stay.
-pub async fn redirect(
+pub(super) fn redirect(
     worker: &Worker,
     client: &Client,
     head: &Head,
     body: Incoming,
     port: u16,
     id: &RequestId,
-) -> Reply {
+) -> Box<Refused> {
     let host = check::check(head, &client.peer).ok();
     let target = match head.method {
         Method::CONNECT => None,
@@ -69,7 +69,7 @@ pub async fn redirect(
     let location = host.zip(target).and_then(|(host, target)| location(host, target, port));
     let Some(location) = location else {
         let failure = ClientFailure::BadRequest;
-        return refuse_unrouted(worker, client, head, body, failure, id).await;
+        return refuse_unrouted(worker, client, head, body, failure, id);
     };
     worker.metrics.redirected();
     let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT, head.version);
@@ -77,8 +77,8 @@ pub async fn redirect(
     // Also of a HEAD, where there is no content to count.
     reply.fields.append(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
     reply.fields.set_request_id(id.as_bytes());
-    let left = Left { body: Some(body), expects_continue: incoming::expects_continue(head) };
-    left.settle(client, head.version, reply).await
+    let left = Left { body, expects_continue: incoming::expects_continue(head) };
+    Refused::with(reply, Some(left))
 }
 
 /// The host without its port, and the target. `None`: the client has named no host, or no path.

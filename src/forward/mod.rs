@@ -191,16 +191,73 @@ pub async fn handle(
         Some(id) => RequestId::accept(id),
         None => worker.ids.borrow_mut().next_id(),
     };
-    if let Some(port) = client.peer.entrance.redirect {
-        return Box::pin(entrance::redirect(&worker, &client, &head, body, port, &id)).await;
-    }
-    let (route, host) = match find_route(&worker, &head, &client.peer) {
-        Ok(found) => found,
-        Err(failure) => {
-            // What is rare is boxed: this future is moved for every request.
-            let refused = refuse_unrouted(&worker, &client, &head, body, failure, &id);
-            return Box::pin(refused).await;
+    let admitted = match admit(&worker, &client, &head, &id, body) {
+        Ok(admitted) => admitted,
+        // What is rare is boxed: this future is moved for every request.
+        Err(refused) => return Box::pin(refused.settle(&client, head.version)).await,
+    };
+    let Admitted { route, host, held, asked, body, framing, expects_continue, may_hold } = admitted;
+    let outgoing = Outgoing {
+        head: &head,
+        extra: Extra {
+            peer: &client.peer,
+            host,
+            via: &worker.name,
+            reserved: &worker.reserved,
+            request_id: id.as_bytes(),
+            framing,
+            upgrade: asked.is_some(),
+            recording: held.subject().and_then(|subject| subject.recording.as_deref()),
+            websocket_key: asked.as_ref().and_then(|asked| asked.offer.key.as_deref()),
+        },
+        expects_continue,
+        may_hold,
+    };
+    let unanswered = match retry::send(&worker, &route, &client, &held, &outgoing, body).await {
+        Ok(answered) => {
+            return match asked {
+                Some(asked) => websocket::respond(held, &client, answered, &route, *asked),
+                None => response::respond(held, &client, answered, &route),
+            };
         }
+        Err(unanswered) => unanswered,
+    };
+    client.withdraw_interim();
+    let (reply, body) = match unanswered {
+        Unanswered::Upstream(failure, body) => (held.answer(failure), body),
+        Unanswered::Client(failure, body) => (held.refuse(failure), body),
+    };
+    let left = body.map(|body| Left { body, expects_continue });
+    Box::pin(Refused { reply, left }.settle(&client, head.version)).await
+}
+
+/// A request that is sent to an upstream.
+struct Admitted<'h> {
+    route: Rc<Route>,
+    host: &'h str,
+    held: Held,
+    /// The WebSocket that is asked for. Boxed: most requests ask for none.
+    asked: Option<Box<websocket::Asked>>,
+    body: Incoming,
+    framing: Framing,
+    expects_continue: bool,
+    may_hold: bool,
+}
+
+/// Finds the request's route, and what speaks against taking it.
+fn admit<'h>(
+    worker: &Rc<Worker>,
+    client: &Client,
+    head: &'h Rc<Head>,
+    id: &RequestId,
+    body: Incoming,
+) -> Result<Admitted<'h>, Box<Refused>> {
+    if let Some(port) = client.peer.entrance.redirect {
+        return Err(entrance::redirect(worker, client, head, body, port, id));
+    }
+    let (route, host) = match find_route(worker, head, &client.peer) {
+        Ok(found) => found,
+        Err(failure) => return Err(refuse_unrouted(worker, client, head, body, failure, id)),
     };
     let offer = if head.extended == Some(Extended::WebSocket) {
         Some(handshake::extended_offer(&head.fields.map()))
@@ -214,13 +271,13 @@ pub async fn handle(
     let rehearsal = find_rehearsal(&route, &head.fields);
     let recording = worker.tracer.as_deref().map(|tracer| {
         // Boxed, and made elsewhere: most do not have it.
-        spans::begin(&worker, tracer, &client, &head, host)
+        spans::begin(worker, tracer, client, head, host)
     });
     let held = Held::new(Subject {
-        worker: Rc::clone(&worker),
+        worker: Rc::clone(worker),
         route: Rc::clone(&route),
         id: id.clone(),
-        head: Rc::clone(&head),
+        head: Rc::clone(head),
         started: Instant::now(),
         protocol: match (&offer, &grpc) {
             (Some(_), _) => Protocol::Websocket,
@@ -231,76 +288,46 @@ pub async fn handle(
         rehearsal: rehearsal.as_ref().ok().copied().flatten(),
         recording,
     });
-    let offer = match offer.transpose() {
-        Ok(offer) => offer,
-        Err(failure) => return held.refuse(failure),
+    let asked = match offer.transpose() {
+        Ok(offer) => offer.map(|offer| (offer, route.upstream.admit())),
+        Err(failure) => return Err(Refused::with(held.refuse(failure), None)),
     };
-    let place = match offer.as_ref().map(|_| route.upstream.admit()).transpose() {
-        Ok(place) => place,
-        Err(refused) => return held.overloaded(refused.retry_after_secs),
+    let asked = match asked {
+        None => None,
+        Some((offer, Ok(place))) => Some(Box::new(websocket::Asked { offer, place: Some(place) })),
+        Some((_, Err(refused))) => {
+            return Err(Refused::with(held.overloaded(refused.retry_after_secs), None));
+        }
     };
-    let expects_continue = request::expects_continue(&head);
-    let refused = match rehearsal {
+    let expects_continue = request::expects_continue(head);
+    let framing = request::framing(head, body.size_hint().exact());
+    let is_too_large = match (framing, route.settings.request_body_bytes) {
+        (Framing::Length(length), Some(limit)) => length > limit,
+        _ => false,
+    };
+    let reply = match rehearsal {
         _ if check::is_loop(&head.fields, &worker.name) => {
-            Err(held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send)))
+            held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send))
         }
-        Ok(None | Some(Rehearsal { after: Some(_), .. })) => Ok(held),
-        Ok(Some(instead)) => Err(held.answer(instead.failure())),
-        Err(rehearsal::Unknown) => Err(held.refuse(ClientFailure::BadRequest)),
-    };
-    let held = match refused {
-        Ok(held) => held,
-        Err(response) => {
-            let left = Left { body: Some(body), expects_continue };
-            return Box::pin(left.settle(&client, head.version, response)).await;
-        }
-    };
-    let framing = request::framing(&head, body.size_hint().exact());
-    if let (Framing::Length(length), Some(limit)) = (framing, route.settings.request_body_bytes)
-        && length > limit
-    {
-        let left = Left { body: Some(body), expects_continue };
-        let response = held.refuse(ClientFailure::ContentTooLarge);
-        return Box::pin(left.settle(&client, head.version, response)).await;
-    }
-    let outgoing = Outgoing {
-        head: &head,
-        extra: Extra {
-            peer: &client.peer,
-            host,
-            via: &worker.name,
-            reserved: &worker.reserved,
-            request_id: id.as_bytes(),
-            framing,
-            upgrade: offer.is_some(),
-            recording: held.subject().and_then(|subject| subject.recording.as_deref()),
-            websocket_key: offer.as_ref().and_then(|offer| offer.key.as_deref()),
-        },
-        expects_continue,
-        may_hold: rehearsal == Ok(None),
-    };
-    let answered = match retry::send(&worker, &route, &client, &held, &outgoing, Some(body)).await {
-        Ok(answered) => answered,
-        Err(Unanswered::Upstream(failure, body)) => {
-            client.withdraw_interim();
-            let response = held.answer(failure);
-            let left = Left { body, expects_continue };
-            return Box::pin(left.settle(&client, head.version, response)).await;
-        }
-        Err(Unanswered::Client(failure, body)) => {
-            client.withdraw_interim();
-            let response = held.refuse(failure);
-            let left = Left { body, expects_continue };
-            return Box::pin(left.settle(&client, head.version, response)).await;
+        Err(rehearsal::Unknown) => held.refuse(ClientFailure::BadRequest),
+        Ok(Some(instead @ Rehearsal { after: None, .. })) => held.answer(instead.failure()),
+        Ok(_) if is_too_large => held.refuse(ClientFailure::ContentTooLarge),
+        Ok(rehearsal) => {
+            // Nobody rehearses how a held response is cut off.
+            let may_hold = rehearsal.is_none();
+            return Ok(Admitted {
+                route,
+                host,
+                held,
+                asked,
+                body,
+                framing,
+                expects_continue,
+                may_hold,
+            });
         }
     };
-    match offer {
-        Some(offer) => {
-            let asked = websocket::Asked { offer, place };
-            Box::pin(websocket::respond(held, &client, answered, &route, asked)).await
-        }
-        None => response::respond(held, &client, answered, &route).await,
-    }
+    Err(Refused::with(reply, Some(Left { body, expects_continue })))
 }
 
 /// What the request asks to be rehearsed, on a route that does.
@@ -336,14 +363,14 @@ fn find_route<'h>(
     Ok((Rc::clone(route), host))
 }
 
-async fn refuse_unrouted(
+fn refuse_unrouted(
     worker: &Worker,
     client: &Client,
     head: &Head,
     body: Incoming,
     failure: ClientFailure,
     id: &RequestId,
-) -> Reply {
+) -> Box<Refused> {
     worker.metrics.client(failure);
     let accept = head.fields.first(Known::Accept);
     let answer = render::client(failure, id.as_str(), accept);
@@ -352,15 +379,21 @@ async fn refuse_unrouted(
         // What follows on this connection may be part of what was not understood.
         client.linger.set(true);
         reply.close = true;
-        return reply;
+        return Refused::with(reply, None);
     }
-    let left = Left { body: Some(body), expects_continue: request::expects_continue(head) };
-    left.settle(client, head.version, reply).await
+    let left = Left { body, expects_continue: request::expects_continue(head) };
+    Refused::with(reply, Some(left))
+}
+
+/// An answer that does not come from an upstream.
+struct Refused {
+    reply: Reply,
+    left: Option<Left>,
 }
 
 /// Request content that nobody will read, because the answer is already known.
 struct Left {
-    body: Option<Incoming>,
+    body: Incoming,
     expects_continue: bool,
 }
 
@@ -369,16 +402,21 @@ struct Left {
 const DRAIN_BYTES: usize = 1024 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
-impl Left {
+impl Refused {
+    fn with(reply: Reply, left: Option<Left>) -> Box<Self> {
+        Box::new(Refused { reply, left })
+    }
+
     /// Makes sure that the unread content does not cost the client its answer.
-    async fn settle(self, client: &Client, version: Version, mut reply: Reply) -> Reply {
-        let Some(mut body) = self.body else { return reply };
+    async fn settle(self, client: &Client, version: Version) -> Reply {
+        let Refused { mut reply, left } = self;
+        let Some(Left { mut body, expects_continue }) = left else { return reply };
         if body.is_end_stream() || version == Version::HTTP_2 {
             // HTTP/2: the stream is reset with NO_ERROR behind the answer (RFC 9113 §8.1).
             return reply;
         }
         // Reading content that waits for a 100 would ask for it.
-        let drained = !self.expects_continue
+        let drained = !expects_continue
             && tokio::time::timeout(DRAIN_TIME, drain(&mut body)).await.unwrap_or(false);
         if !drained {
             client.linger.set(true);

@@ -6,6 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, RETRY_AFTER, VIA};
+use tokio::time::Instant;
 
 use super::client::Client;
 use super::content::{Content, Ending, Relayed, Source};
@@ -25,12 +26,7 @@ use crate::upstream::fields::Fields;
 const LEAST_EVENT: usize = 8 * 1024;
 
 /// Answers with what the upstream said, or for it.
-pub async fn respond(
-    held: Held,
-    client: &Client,
-    answered: Answered,
-    route: &super::Route,
-) -> Reply {
+pub fn respond(held: Held, client: &Client, answered: Answered, route: &super::Route) -> Reply {
     let Answered { exchange, head, content, judgement, endpoint, in_flight, passage } = answered;
     let settings = &route.settings;
     client.withdraw_interim();
@@ -60,7 +56,7 @@ pub async fn respond(
         }
         Verdict::Replace(finding) => {
             match content.whole {
-                true => source.finish(),
+                true => source.finish(Instant::now()),
                 // The rest is not waited for.
                 false => source.report(source.outcome),
             }
@@ -77,8 +73,9 @@ pub async fn respond(
     add_fields(&mut fields, &held);
     let committed = held.commit(status.as_u16());
     let body = if content.whole {
-        source.finish();
-        committed.finish();
+        let now = Instant::now();
+        source.finish(now);
+        committed.finish(now);
         Content::held(content.pieces, content.trailers)
     } else {
         source.passage = source.passage.and_then(|passage| passage.begun(source.outcome));

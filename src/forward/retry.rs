@@ -109,15 +109,15 @@ pub async fn send(
     client: &Client,
     held: &Held,
     outgoing: &Outgoing<'_>,
-    body: Option<Incoming>,
+    body: Incoming,
 ) -> Result<Answered, Unanswered> {
     let upstream = &route.upstream;
     let settings = &upstream.settings().retry;
     let passage = match upstream.enter() {
         Ok(passage) => passage,
-        Err(failure) => return Err(Unanswered::Upstream(failure, body)),
+        Err(failure) => return Err(Unanswered::Upstream(failure, Some(body))),
     };
-    let content = body.filter(|_| outgoing.extra.framing != Framing::Empty);
+    let content = Some(body).filter(|_| outgoing.extra.framing != Framing::Empty);
     let kept = if settings.attempts > 1 { settings.replay_bytes } else { 0 };
     let mut attempts = Attempts {
         worker,
@@ -130,14 +130,21 @@ pub async fn send(
         started: held.subject().map_or_else(Instant::now, |subject| subject.started),
     };
     upstream.budget().deposit();
+    // As long as nothing is waited for, no time passes.
+    let mut now = attempts.started;
     if upstream.is_unresolved() {
         Box::pin(upstream.first_resolved()).await;
+        now = Instant::now();
     }
     let key = key(route, outgoing);
     let started = match upstream.start(key) {
         Some(started) => started,
         // Boxed: a request that finds room shall not carry what waiting takes.
-        None => Box::pin(upstream.start_waiting(key)).await,
+        None => {
+            let started = Box::pin(upstream.start_waiting(key)).await;
+            now = Instant::now();
+            started
+        }
     };
     let (mut endpoint, mut in_flight) = match started {
         Ok(started) => started,
@@ -149,7 +156,7 @@ pub async fn send(
     let mut earlier: Option<Failure> = None;
     loop {
         attempts.begin(&endpoint);
-        let (failure, next) = match attempts.run(&endpoint, need).await {
+        let trouble = match attempts.run(&endpoint, need, now).await {
             Ok(mut answered) => {
                 attempts.answered(&answered);
                 answered.passage = passage;
@@ -161,17 +168,21 @@ pub async fn send(
                 }
                 return Ok(answered);
             }
-            Err(Trouble::Client(failure)) => {
+            Err(trouble) => trouble,
+        };
+        let (failure, next) = match trouble {
+            Trouble::Client(failure) => {
                 supersede(route, earlier.take());
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
-            Err(Trouble::Unreachable(failure)) => {
+            Trouble::Unreachable(failure) => {
                 attempts.failed(&failure);
                 upstream.report(&endpoint, Outcome::Broken(&failure));
-                let next = attempts.after_unreachable(&endpoint, &mut in_flight, &failure).await;
+                let next = attempts.after_unreachable(&endpoint, &mut in_flight, &failure);
+                let next = Box::pin(next).await;
                 (failure, next)
             }
-            Err(Trouble::Upstream(failure, Fate::Stale { unsent }))
+            Trouble::Upstream(failure, Fate::Stale { unsent })
                 if (unsent || attempts.idempotent) && attempts.replay.is_possible() =>
             {
                 attempts.failed(&failure);
@@ -180,9 +191,10 @@ pub async fn send(
                 tracing::debug!(%failure, "the idle connection was closed; sending again");
                 attempts.begun -= 1;
                 need = attempts.need(Need::Fresh);
+                now = Instant::now();
                 continue;
             }
-            Err(Trouble::Upstream(failure, fate)) => {
+            Trouble::Upstream(failure, fate) => {
                 attempts.failed(&failure);
                 upstream.report(&endpoint, Outcome::Broken(&failure));
                 let next = attempts.after(&endpoint, &mut in_flight, &failure, fate);
@@ -197,6 +209,7 @@ pub async fn send(
         client.withdraw_interim();
         endpoint = next;
         need = attempts.need(Need::Any);
+        now = Instant::now();
         // Its own outcome is known only when the next attempt's is.
         supersede(route, earlier.replace(failure));
     }
@@ -229,14 +242,20 @@ impl Attempts<'_> {
         }
     }
 
-    /// One attempt at one endpoint.
-    async fn run(&self, endpoint: &Choice, need: Need) -> Result<Answered, Trouble> {
+    /// One attempt at one endpoint, which begins `now`.
+    async fn run(&self, endpoint: &Choice, need: Need, now: Instant) -> Result<Answered, Trouble> {
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
-        let told = self.outgoing.extra.peer.told.as_deref();
-        let link = upstream.link(endpoint, need, told).await.map_err(Trouble::Unreachable)?;
-        let mut exchange = self.exchange(endpoint, link)?;
-        let sent = Instant::now();
+        let (link, sent) = match upstream.idle_link(endpoint, need, now) {
+            Some(link) => (link, now),
+            None => {
+                let told = self.outgoing.extra.peer.told.as_deref();
+                // Boxed: a request on an idle connection shall not carry the room for a handshake.
+                let link = Box::pin(upstream.link(endpoint, need, told)).await;
+                (link.map_err(Trouble::Unreachable)?, Instant::now())
+            }
+        };
+        let mut exchange = self.exchange(endpoint, link, sent)?;
         let head = match self.final_head(&mut exchange).await {
             Ok(head) => head,
             Err(broken) => {
@@ -287,7 +306,12 @@ impl Attempts<'_> {
         }
     }
 
-    fn exchange(&self, endpoint: &Choice, link: Link) -> Result<Exchange<Reader>, Trouble> {
+    fn exchange(
+        &self,
+        endpoint: &Choice,
+        link: Link,
+        sent: Instant,
+    ) -> Result<Exchange<Reader>, Trouble> {
         let upstream = &self.route.upstream;
         let settings = std::sync::Arc::clone(upstream.settings());
         let outgoing = self.outgoing;
@@ -295,6 +319,7 @@ impl Attempts<'_> {
         let common = Request {
             head: (),
             body: self.replay.reader(),
+            sent,
             framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
             asked: Asked {
                 head: outgoing.head.method == Method::HEAD,
@@ -337,13 +362,13 @@ impl Attempts<'_> {
 
     async fn final_head(&self, exchange: &mut Exchange<Reader>) -> Result<ResponseHead, Broken> {
         loop {
-            match exchange.head().await? {
+            let interim = match exchange.head().await? {
                 Head::Final(head) => return Ok(head),
-                // The client's connection says 100 itself, when the first content is asked for.
-                Head::Interim(head) if head.status == StatusCode::CONTINUE => {}
-                Head::Interim(head) => {
-                    self.client.pass_interim(&head, self.outgoing.head.version).await;
-                }
+                Head::Interim(head) => Box::new(head),
+            };
+            // The client's connection says 100 itself, when the first content is asked for.
+            if interim.status != StatusCode::CONTINUE {
+                self.client.pass_interim(&interim, self.outgoing.head.version).await;
             }
         }
     }

@@ -155,10 +155,10 @@ impl Held {
 }
 
 impl Committed {
-    /// The response is whole.
-    pub fn finish(mut self) {
+    /// The response is whole, `now`.
+    pub fn finish(mut self, now: Instant) {
         if let Some(subject) = self.subject.take() {
-            ended(&subject, self.status);
+            ended_at(&subject, self.status, now);
         }
     }
 
@@ -305,7 +305,11 @@ fn reply(subject: &Subject, mut answer: Answer) -> Reply {
 
 /// The end of every request, whatever became of it.
 fn ended(subject: &Subject, status: u16) {
-    let elapsed = subject.started.elapsed();
+    ended_at(subject, status, Instant::now());
+}
+
+fn ended_at(subject: &Subject, status: u16, now: Instant) {
+    let elapsed = now.saturating_duration_since(subject.started);
     subject.route.metrics.ended(status, elapsed);
     if subject.worker.access_log {
         AccessLine {

@@ -55,7 +55,7 @@ pub struct Asked {
 }
 
 /// Answers an upgrade.
-pub async fn respond(
+pub fn respond(
     held: Held,
     client: &Client,
     answered: Answered,
@@ -73,7 +73,7 @@ pub async fn respond(
             return held.answer(route.upstream.place(&answered.endpoint, failure));
         }
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
-        return response::respond(held, client, answered, route).await;
+        return response::respond(held, client, answered, route);
     }
     let Answered { exchange, head, endpoint, mut in_flight, passage, .. } = answered;
     in_flight.iter_mut().for_each(InFlight::became_websocket);

@@ -12,7 +12,6 @@ use http::{HeaderName, HeaderValue};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::detect::{Spoken, detect};
 use super::drain::{Drain, Open, OpenGuard};
 use super::io::Transport;
 use super::proxy_protocol::{self, Route};
@@ -21,6 +20,7 @@ use super::{http1, http2};
 use crate::config::model::{self, ProxyProtocol};
 use crate::failure::ClientFailure;
 use crate::forward::Worker;
+use crate::forward::client::Client;
 use crate::forward::current::Current;
 use crate::forward::entrance::Entrance;
 use crate::forward::peer::Peer;
@@ -139,7 +139,7 @@ async fn take(
             tokio::task::spawn_local(async move {
                 if let Some(limit) = crowded {
                     worker.metrics.connection_refused(limit);
-                    return refuse(tcp, arrival.way.tls.is_some(), limit).await;
+                    return Box::pin(refuse(tcp, arrival.way.tls.is_some(), limit)).await;
                 }
                 let _connection = worker.metrics.client_connected();
                 drop(worker);
@@ -250,7 +250,7 @@ async fn connection(
         let of_address = guard.move_to(from);
         if let Some(limit) = crowd(&worker, &open, from, of_address, false) {
             worker.metrics.connection_refused(limit);
-            refuse(tcp, way.tls.is_some(), limit).await;
+            Box::pin(refuse(tcp, way.tls.is_some(), limit)).await;
             return Ok(());
         }
     }
@@ -258,38 +258,27 @@ async fn connection(
         None if worker.tells_addresses => Some(tcp.local_addr()?),
         to => to,
     };
-    let (mut transport, scheme, identity) = match &way.tls {
+    let (transport, scheme, identity) = match &way.tls {
         None => (Transport::Tcp(tcp), "http", None),
         Some(store) => {
             let (transport, identity) = Box::pin(secured(&worker, tcp, store)).await?;
             (transport, "https", identity)
         }
     };
-    drop(worker);
-    let limit = current.get().clients.head_timeout;
-    let detected = tokio::select! {
-        biased;
-        detected = timeout(limit, detect(&mut transport)) => detected?,
-        // An idle connection has nothing to finish.
-        () = drain.clone().begun() => return Ok(()),
-    };
-    let Some((spoken, early)) = detected? else { return Ok(()) };
-    let worker = current.get();
     let told = to.filter(|_| worker.tells_addresses).map(|to| Rc::new(Told { from: address, to }));
     let entrance = Rc::clone(&way.entrance);
     let peer = Peer { entrance, identity, told, ..worker.peer(address.ip(), scheme) };
     drop(worker);
-    match spoken {
-        // Boxed, so that a WebSocket does not occupy for its life what HTTP needed before it.
-        Spoken::Http1 => {
-            let http = http1::serve(current, transport, early, peer, drain.clone());
-            if let Some(switched) = Box::pin(http).await.map(Box::new) {
-                Box::pin(http1::relay(switched, drain)).await;
-            }
+    let client = Rc::new(Client::new(peer));
+    // Boxed, so that what comes later does not occupy what HTTP/1.1 needed before it.
+    let http = http1::serve(current, transport, Rc::clone(&client), drain.clone());
+    match Box::pin(http).await {
+        None => {}
+        Some(http1::Became::WebSocket(switched)) => {
+            drop(client);
+            Box::pin(http1::relay(Box::new(switched), drain)).await;
         }
-        Spoken::Http2 => {
-            Box::pin(http2::serve(current, transport, early.freeze(), peer, drain)).await;
-        }
+        Some(http1::Became::Http2(io)) => Box::pin(http2::serve(current, io, client, drain)).await,
     }
     Ok(())
 }

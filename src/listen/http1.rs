@@ -1,6 +1,6 @@
 //! An HTTP/1.1 connection: one request after the other, each with one response (RFC 9112 §9).
 //!
-//! Before: `accept` has a transport and what was read from it. A request is served in the
+//! Before: `accept` has a transport. A request is served in the
 //! connection's own task, and its content and its response flow on it without a channel between.
 //!
 //! ```text
@@ -13,6 +13,7 @@
 //!
 //! | how it ends | the connection |
 //! | --- | --- |
+//! | the preface of HTTP/2 instead of a request | is `http2`'s |
 //! | a 101 that `forward` prepared | becomes a WebSocket |
 //! | a response cut off that a FIN would complete | is reset |
 //! | a head that is refused, or comes too slowly | answer, FIN, read away |
@@ -30,7 +31,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -44,7 +45,6 @@ use crate::forward::client::Client;
 use crate::forward::current::Current;
 use crate::forward::handle;
 use crate::forward::incoming::Incoming;
-use crate::forward::peer::Peer;
 use crate::forward::reply::Reply;
 use crate::forward::websocket::{self, Upgraded};
 use crate::upstream::exchange::Framing;
@@ -70,6 +70,8 @@ const TRAILER_BYTES: usize = 16 * 1024;
 enum End {
     /// In another protocol.
     Switched(Box<Upgraded>),
+    /// Before the first one: the client speaks HTTP/2.
+    Http2,
     /// The client may still be sending.
     Linger,
     /// With nothing left to say.
@@ -80,26 +82,39 @@ enum End {
     Refused(ClientFailure),
 }
 
-/// Serves the connection to its end. `early` was read from it already.
+/// What a connection has become.
+#[derive(Debug)]
+pub enum Became {
+    /// A WebSocket.
+    WebSocket(Switched),
+    /// HTTP/2 from its first byte.
+    Http2(ClientIo),
+}
+
+/// Serves the connection to its end, or until it has become something else.
 pub async fn serve(
     current: &Rc<Current>,
     transport: Transport,
-    early: BytesMut,
-    peer: Peer,
+    client: Rc<Client>,
     drain: Drain,
-) -> Option<Switched> {
-    let client = Rc::new(Client::new(peer));
+) -> Option<Became> {
     let (io, limits) = {
         // The connection outlives configurations: it keeps none of them alive.
         let clients = &current.get().clients;
-        (ClientIo::new(transport, Bytes::new(), clients.write_timeout), message_limits(clients))
+        (ClientIo::new(transport, clients.write_timeout), message_limits(clients))
     };
-    let wire = Rc::new(RefCell::new(Wire::new(io, early, Rc::clone(&client), limits)));
+    let wire = Rc::new(RefCell::new(Wire::new(io, Rc::clone(&client), limits)));
     let end = requests(current, &wire, &client, &drain).await;
     // Requests and responses that knew it are gone.
     let (mut io, early) = Rc::try_unwrap(wire).ok()?.into_inner().into_parts();
     match end {
-        End::Switched(upgraded) => return Some(Switched { upgraded, io, early }),
+        End::Switched(upgraded) => {
+            return Some(Became::WebSocket(Switched { upgraded, io, early }));
+        }
+        End::Http2 => {
+            io.unread(early);
+            return Some(Became::Http2(io));
+        }
         End::Reset => io.reset(),
         End::Close => close(io, client.linger.get()).await,
         End::Linger => close(io, true).await,
@@ -161,6 +176,7 @@ async fn requests(
         });
         let request = match next.await {
             Next::Request(request) => request,
+            Next::Http2 => return End::Http2,
             Next::Nothing => return End::Close,
             Next::Refused(failure) => return End::Refused(failure),
         };

@@ -19,14 +19,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::drain::Drain;
-use super::io::{ClientIo, Transport};
+use super::io::ClientIo;
 use crate::failure::{ClientFailure, classify};
 use crate::forward::client::Client;
 use crate::forward::content;
 use crate::forward::current::Current;
 use crate::forward::head::Head;
 use crate::forward::incoming::Incoming;
-use crate::forward::peer::Peer;
 use crate::forward::{Worker, handle, websocket};
 use crate::upstream::deadline::Deadline;
 
@@ -133,17 +132,9 @@ impl Tunnel {
 }
 
 /// Serves the connection to its end.
-pub async fn serve(
-    current: &Rc<Current>,
-    transport: Transport,
-    early: Bytes,
-    peer: Peer,
-    drain: Drain,
-) {
-    let client = Rc::new(Client::new(peer));
+pub async fn serve(current: &Rc<Current>, io: ClientIo, client: Rc<Client>, drain: Drain) {
     let worker = current.get();
     let limits = &worker.clients;
-    let io = ClientIo::new(transport, early, limits.write_timeout);
     let (service_current, service_drain) = (Rc::clone(current), drain.clone());
     let (counted, requests) = (Rc::clone(&client), Rc::clone(&client));
     let most = limits.requests_per_connection;

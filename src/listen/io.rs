@@ -62,10 +62,15 @@ pub struct ClientIo {
 }
 
 impl ClientIo {
-    /// A socket from which `early` was read already, and whose client may refuse to read for so long.
+    /// A socket whose client may refuse to read for so long.
     #[must_use]
-    pub fn new(transport: Transport, early: Bytes, write_limit: Duration) -> Self {
-        ClientIo { transport, early, write_limit, blocked: None, is_blocked: false }
+    pub fn new(transport: Transport, write_limit: Duration) -> Self {
+        ClientIo { transport, early: Bytes::new(), write_limit, blocked: None, is_blocked: false }
+    }
+
+    /// Takes back what was read from it: the next reader gets it first.
+    pub fn unread(&mut self, early: Bytes) {
+        self.early = early;
     }
 
     /// Whether closing the socket says all: there is no TLS session to end.

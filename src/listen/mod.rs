@@ -1,8 +1,8 @@
 //! Floor 5: from a listening socket to a request.
 //!
 //! ```text
-//! accept ─► (proxy_protocol) ─► (tls) ─► detect ─► http1 ─► forward::handle ─► http1 ─► (websocket) ─► close
-//!                                              └──► http2 ─► forward::handle
+//! accept ─► (proxy_protocol) ─► (tls) ─► http1 ─► forward::handle ─► http1 ─► (websocket) ─► close
+//!                                          └► http2 ─► forward::handle
 //! ```
 //!
 //! One accept loop per worker and listener, each with its own socket (SO_REUSEPORT). A connection

@@ -26,7 +26,12 @@ impl Deadline {
 
     /// Sets the deadline to `after` from now.
     pub fn set(&mut self, after: Duration) {
-        self.at = Some(Instant::now() + after);
+        self.set_from(Instant::now(), after);
+    }
+
+    /// Sets the deadline to `after` from `now`, for whoever knows what time it is.
+    pub fn set_from(&mut self, now: Instant, after: Duration) {
+        self.at = Some(now + after);
     }
 
     /// No deadline until the next [`Deadline::set`].

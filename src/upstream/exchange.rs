@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::Body;
+use tokio::time::Instant;
 
 use super::fields::Fields;
 use super::pool::Connection;
@@ -91,6 +92,8 @@ pub struct Request<H, B> {
     pub head: H,
     /// The content, if there is any.
     pub body: Option<B>,
+    /// When it is sent.
+    pub sent: Instant,
     /// How the content is framed towards the upstream.
     pub framing: Framing,
     /// What the response's framing depends on.
@@ -111,6 +114,7 @@ impl<B> Request<(), B> {
         Request {
             head,
             body: self.body,
+            sent: self.sent,
             framing: self.framing,
             asked: self.asked,
             expects_continue: self.expects_continue,

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::Target;
 use super::exchange::{Asked, Broken, Exchange, Framing, Head, Piece, Request, ResponseHead};
@@ -266,6 +266,7 @@ fn request(head_timeout: Duration, content: Content) -> Request<(), Content> {
             Some(bytes) => Framing::Length(bytes.len() as u64),
         },
         body: content.0.is_some().then_some(content),
+        sent: Instant::now(),
         asked: Asked::default(),
         expects_continue: false,
         content_limit: ContentLimit::default(),

@@ -55,7 +55,20 @@ pub enum Need {
 }
 
 impl Upstream {
+    /// An idle connection to the endpoint, if it will do.
+    #[must_use]
+    pub fn idle_link(&self, choice: &Choice, need: Need, now: Instant) -> Option<Link> {
+        let endpoint = &*choice.endpoint;
+        let is_enough = need == Need::Any
+            // A connection that has told one client's address serves no other one.
+            && self.shared.settings.proxy_protocol.is_none()
+            && self.pending.is_free_to_try(endpoint.sessions.line())
+            && endpoint.speaks.get() != Speaks::Http2;
+        is_enough.then(|| endpoint.pool.take(now)).flatten().map(Link::Http1)
+    }
+
     /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
+    /// [`Upstream::idle_link`] has been asked before.
     ///
     /// # Errors
     /// The failure, complete with upstream and endpoint names. No byte of the request has been
@@ -67,34 +80,22 @@ impl Upstream {
         told: Option<&Told>,
     ) -> Result<Link, Failure> {
         let need = match need {
-            // A connection that has told one client's address serves no other one.
+            // What has told one client's address serves no other one.
             Need::Any if self.shared.settings.proxy_protocol.is_some() => Need::Fresh,
             need => need,
         };
         let endpoint = &*choice.endpoint;
-        if need == Need::Any
-            && self.pending.is_free_to_try(endpoint.sessions.line())
-            && endpoint.speaks.get() != Speaks::Http2
-            && let Some(connection) = endpoint.pool.take()
-        {
-            return Ok(Link::Http1(connection));
-        }
-        // Boxed, because a request on an idle connection shall not carry the room for a handshake.
-        let link = Box::pin(async {
-            match (need, endpoint.speaks.get()) {
-                (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None).await,
-                (Need::Any, Speaks::Http1) => {
-                    self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool)).await
-                }
-                (Need::Fresh, Speaks::Http1) => {
-                    self.open_http1(choice, Purpose::Requests, told, None).await
-                }
-                (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
-                    self.join(choice).await
-                }
+        let link = match (need, endpoint.speaks.get()) {
+            (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None).await,
+            (Need::Any, Speaks::Http1) => {
+                self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool)).await
             }
-        });
-        link.await.map_err(|failure| self.place(choice, failure))
+            (Need::Fresh, Speaks::Http1) => {
+                self.open_http1(choice, Purpose::Requests, told, None).await
+            }
+            (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => self.join(choice).await,
+        };
+        link.map_err(|failure| self.place(choice, failure))
     }
 
     /// A new connection, or an idle one of this pool that comes back while there is no room.
@@ -107,10 +108,11 @@ impl Upstream {
     ) -> Result<Link, Failure> {
         let endpoint = &*choice.endpoint;
         let line = endpoint.sessions.line();
-        let found = self.pending.wait(line, || match pool.and_then(Pool::take) {
-            Some(connection) => Some(Own::Taken(connection)),
-            None => self.make_room(endpoint).map(Own::Free),
-        });
+        let found =
+            self.pending.wait(line, || match pool.and_then(|pool| pool.take(Instant::now())) {
+                Some(connection) => Some(Own::Taken(connection)),
+                None => self.make_room(endpoint).map(Own::Free),
+            });
         let ticket = match found.await? {
             Own::Taken(connection) => return Ok(Link::Http1(connection)),
             Own::Free(ticket) => ticket,

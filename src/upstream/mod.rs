@@ -48,6 +48,7 @@ use pool::Connection;
 use room::{Full, Room, Wish};
 pub use shared::Shared;
 use shared::{FAILED, FOUND, UNKNOWN};
+use tokio::time::Instant;
 pub use view::{Choice, InFlight};
 use view::{Endpoint, View};
 
@@ -350,7 +351,7 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request.
-    pub fn give_back(&self, choice: &Choice, connection: Box<Connection>) {
+    pub fn give_back(&self, choice: &Choice, connection: Box<Connection>, now: Instant) {
         // Closed, so that the request on another worker can open one, or because nobody will ask, or
         // because it was for one client.
         if self.shared.settings.proxy_protocol.is_some()
@@ -359,7 +360,7 @@ impl Upstream {
         {
             return;
         }
-        if choice.endpoint.pool.put(connection) {
+        if choice.endpoint.pool.put(connection, now) {
             self.pending.returned();
         }
     }

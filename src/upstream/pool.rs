@@ -228,13 +228,16 @@ impl Pool {
         }
     }
 
-    /// The connection used last, if one is idle and still open.
-    pub fn take(&self) -> Option<Box<Connection>> {
+    /// The connection used last, if one is idle and still open. Like all times here, `now` is the
+    /// caller's: a request reads the clock as seldom as it can.
+    pub fn take(&self, now: Instant) -> Option<Box<Connection>> {
         // The reactor wakes whoever asked last; an idle connection needs no waking.
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop_back()?;
-            if since.elapsed() < self.keep_alive && connection.stream.is_quiet(&mut cx) {
+            if now.saturating_duration_since(since) < self.keep_alive
+                && connection.stream.is_quiet(&mut cx)
+            {
                 connection.ticket.set_idle(false);
                 connection.reused = true;
                 connection.buf = self.buffers.borrow_mut().pop().unwrap_or_default();
@@ -244,7 +247,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, if there is room; whether there was.
-    pub fn put(&self, mut connection: Box<Connection>) -> bool {
+    pub fn put(&self, mut connection: Box<Connection>, now: Instant) -> bool {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.capacity {
             return false;
@@ -252,7 +255,7 @@ impl Pool {
         connection.ticket.set_idle(true);
         connection.deadline.clear();
         self.keep_buffer(std::mem::take(&mut connection.buf));
-        idle.push_back(Idle { connection, since: Instant::now() });
+        idle.push_back(Idle { connection, since: now });
         true
     }
 

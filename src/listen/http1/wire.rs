@@ -21,6 +21,7 @@ use super::request::{self, Request};
 use crate::failure::ClientFailure;
 use crate::forward::client::Client;
 use crate::listen::buffers;
+use crate::listen::detect::{self, Spoken};
 use crate::listen::io::ClientIo;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::Framing;
@@ -35,6 +36,8 @@ pub struct Wire {
     io: ClientIo,
     buf: BytesMut,
     fill: Fill,
+    /// The client has begun to speak, and it is HTTP/1.1.
+    is_http1: bool,
     scanner: Scanner,
     limits: MessageLimits,
     decoder: Decoder,
@@ -52,6 +55,8 @@ pub struct Wire {
 pub enum Next {
     /// Another request.
     Request(Request),
+    /// HTTP/2 (RFC 9113 §3.3), instead of the first one.
+    Http2,
     /// Nothing.
     Nothing,
     /// Something that is refused.
@@ -59,12 +64,13 @@ pub enum Next {
 }
 
 impl Wire {
-    /// A connection from which `buf` was read already.
-    pub fn new(io: ClientIo, buf: BytesMut, client: Rc<Client>, limits: MessageLimits) -> Self {
+    /// A connection from which nothing was read.
+    pub fn new(io: ClientIo, client: Rc<Client>, limits: MessageLimits) -> Self {
         Wire {
             io,
-            buf,
+            buf: BytesMut::new(),
             fill: Fill::default(),
+            is_http1: false,
             scanner: Scanner::default(),
             limits,
             decoder: Decoder::new(Framing::Empty),
@@ -93,15 +99,8 @@ impl Wire {
         mut leaving: impl FnMut(&mut Context<'_>) -> bool,
     ) -> Poll<Next> {
         loop {
-            match request::take(&mut self.scanner, &mut self.buf, &self.limits) {
-                Ok(None) => {}
-                Ok(Some(request)) => {
-                    self.waits_for_head = false;
-                    self.decoder = Decoder::new(request.framing);
-                    self.expects_continue = request.expects_continue;
-                    return Poll::Ready(Next::Request(request));
-                }
-                Err(failure) => return Poll::Ready(Next::Refused(failure)),
+            if let Some(next) = self.next_head() {
+                return Poll::Ready(next);
             }
             if self.buf.capacity() == 0 {
                 self.buf = buffers::take();
@@ -123,6 +122,26 @@ impl Wire {
                     });
                 }
             }
+        }
+    }
+
+    /// What has come already.
+    fn next_head(&mut self) -> Option<Next> {
+        if !self.is_http1 {
+            match detect::spoken(&self.buf)? {
+                Spoken::Http1 => self.is_http1 = true,
+                Spoken::Http2 => return Some(Next::Http2),
+            }
+        }
+        match request::take(&mut self.scanner, &mut self.buf, &self.limits) {
+            Ok(None) => None,
+            Ok(Some(request)) => {
+                self.waits_for_head = false;
+                self.decoder = Decoder::new(request.framing);
+                self.expects_continue = request.expects_continue;
+                Some(Next::Request(request))
+            }
+            Err(failure) => Some(Next::Refused(failure)),
         }
     }
 

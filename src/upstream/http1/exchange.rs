@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body;
+use tokio::time::Instant;
 
 use super::content::{AtEnd, Decoder, Step};
 use super::fill::Fill;
@@ -55,6 +56,8 @@ pub struct Exchange<B> {
     received: u64,
     fill: Fill,
     waits: Option<Waits>,
+    /// The time, as long as nothing has been waited for.
+    now: Option<Instant>,
     client_timeout: Duration,
     head_timeout: Duration,
 }
@@ -78,11 +81,17 @@ where
         settings: Arc<Upstream>,
         request: Http1Request<B>,
     ) -> Self {
-        let Request { head, body, framing, asked, expects_continue, content_limit, .. } = request;
+        let Request { head, body, sent, framing, asked, .. } = request;
         Exchange {
             connection,
             settings,
-            upload: Upload::new(head, body, framing, expects_continue, content_limit),
+            upload: Upload::new(
+                head,
+                body,
+                framing,
+                request.expects_continue,
+                request.content_limit,
+            ),
             uploading: true,
             send_error: None,
             scanner: Scanner::default(),
@@ -93,6 +102,7 @@ where
             received: 0,
             fill: Fill::default(),
             waits: None,
+            now: Some(sent),
             client_timeout: request.client_timeout,
             head_timeout: request.head_timeout,
         }
@@ -284,6 +294,7 @@ where
         let Connection { stream, buf, .. } = &mut *self.connection;
         let count = std::task::ready!(self.fill.poll(stream, buf, cx))?;
         self.received += count as u64;
+        self.now = None;
         Poll::Ready(Ok(count))
     }
 
@@ -292,13 +303,16 @@ where
         let timeouts = &self.settings.timeouts;
         if self.waits != Some(waits) {
             self.waits = Some(waits);
-            self.connection.deadline.set(match waits {
+            let now = self.now.unwrap_or_else(Instant::now);
+            let limit = match waits {
                 Waits::Head => self.head_timeout,
                 Waits::Content | Waits::Upload(Waiting::Upstream | Waiting::Done) => timeouts.idle,
                 Waits::Upload(Waiting::Client) => self.client_timeout,
                 Waits::Upload(Waiting::Continue) => timeouts.expect_continue,
-            });
+            };
+            self.connection.deadline.set_from(now, limit);
         }
+        self.now = None;
         std::task::ready!(self.connection.deadline.poll(cx));
         Poll::Ready(match waits {
             Waits::Head => Err(self.timed_out(Phase::Head)),
