@@ -144,7 +144,9 @@ impl Output for Map {
         value(&mut self.scratch);
         let value = HeaderValue::from_maybe_shared(self.scratch.split().freeze());
         // Everything written here comes from valid values.
-        if let Ok(value) = value {
+        if let Ok(mut value) = value {
+            // What is said once would only displace in HPACK's tables what is said again.
+            value.set_sensitive(*name == X_REQUEST_ID || *name == TRACEPARENT);
             self.fields.append(name.clone(), value);
         }
     }

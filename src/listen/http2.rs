@@ -26,6 +26,7 @@ use crate::forward::content;
 use crate::forward::current::Current;
 use crate::forward::head::Head;
 use crate::forward::incoming::Incoming;
+use crate::forward::request::X_REQUEST_ID;
 use crate::forward::{Worker, handle, websocket};
 use crate::upstream::deadline::Deadline;
 
@@ -141,7 +142,7 @@ pub async fn serve(current: &Rc<Current>, io: ClientIo, client: Rc<Client>, drai
     let (open, idle_time) = (Streams::default(), limits.head_timeout);
     let tunnels = open.clone();
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        counted.requests.set(counted.requests.get() + 1);
+        let before = counted.requests.replace(counted.requests.get() + 1);
         let worker = service_current.get();
         let tunnel = (request.method() == Method::CONNECT).then(|| Tunnel {
             stream: hyper::upgrade::on(&mut request),
@@ -154,7 +155,9 @@ pub async fn serve(current: &Rc<Current>, io: ClientIo, client: Rc<Client>, drai
         let client = Rc::clone(tunnel.as_ref().map_or(&client, |tunnel| &tunnel.client));
         let entrance = Rc::clone(&client.peer.entrance);
         let (parts, content) = request.into_parts();
-        let answer = handle(worker, client, Rc::new(Head::from(parts)), Incoming::http2(content));
+        let head = Rc::new(Head::from(parts));
+        // Boxed: hyper and the runtime move what serves a stream a dozen times before it begins.
+        let answer = Box::pin(handle(worker, client, head, Incoming::http2(content)));
         async move {
             let mut reply = answer.await;
             entrance.complete(&mut reply);
@@ -163,7 +166,14 @@ pub async fn serve(current: &Rc<Current>, io: ClientIo, client: Rc<Client>, drai
             }
             let mut response = Response::new(reply.content);
             *response.status_mut() = reply.status;
-            *response.headers_mut() = reply.fields.into_map();
+            let mut fields = reply.fields.into_map();
+            // The first one leaves its name in HPACK's table, for those that come later.
+            if before == 0
+                && let Some(id) = fields.get_mut(X_REQUEST_ID)
+            {
+                id.set_sensitive(false);
+            }
+            *response.headers_mut() = fields;
             Ok::<_, Infallible>(response)
         }
     });

@@ -215,7 +215,9 @@ impl Fields {
     pub fn set_request_id(&mut self, id: &[u8]) {
         match self {
             Fields::Map(map) => {
-                if let Ok(id) = HeaderValue::from_bytes(id) {
+                if let Ok(mut id) = HeaderValue::from_bytes(id) {
+                    // Said once: in HPACK's tables it would only displace what is said again.
+                    id.set_sensitive(true);
                     map.insert(X_REQUEST_ID, id);
                 }
             }

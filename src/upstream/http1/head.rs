@@ -241,8 +241,8 @@ fn assemble(
     Ok(ResponseHead { status, fields, framing, keep_alive })
 }
 
-/// Via and X-Request-Id will be added to the fields.
-const OURS: usize = 2;
+/// Via and X-Request-Id will be added to the fields, and hyper makes room for Date and Content-Length.
+const OURS: usize = 4;
 /// The same as lines, with what frames the content, and small content itself: all leave in one write.
 const OURS_AS_LINES: usize = 512;
 
