@@ -178,6 +178,22 @@ impl Http2 {
         }
     }
 
+    /// Sends a PING and waits for its answer: all that was sent before has been read by then, and all
+    /// that the other side had to say to it is here.
+    pub fn settle(&self, stream: &mut TcpStream) -> Option<()> {
+        stream.write_all(&frame(PING, 0, 0, [0; 8])).ok()?;
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).ok()?;
+            let [a, b, c, kind, flags, ..] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            stream.read_exact(&mut payload).ok()?;
+            if (kind, flags & ACK) == (PING, ACK) {
+                return Some(());
+            }
+        }
+    }
+
     /// Reads the next WINDOW_UPDATE of a stream; `None` when there is none for a while.
     pub fn window_update(&self, stream: &mut TcpStream) -> Option<(u32, usize)> {
         loop {

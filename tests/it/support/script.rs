@@ -61,6 +61,8 @@ pub enum Step {
         /// How many.
         requests: usize,
     },
+    /// Waits until all that was sent on the HTTP/2 connection has been read.
+    Http2Settled,
     /// Waits until the first HTTP/2 request is reset with CANCEL.
     Http2Cancelled,
     /// Is well from now on, on an HTTP/2 connection.
@@ -300,6 +302,11 @@ impl Story {
                     Some((stream, content)) => self.keep_request(stream, content),
                     None => return,
                 },
+                Step::Http2Settled => {
+                    if Http2.settle(&mut self.stream).is_none() {
+                        return;
+                    }
+                }
                 Step::FloodHttp2 { requests } => {
                     if self.flood_http2(requests).is_none() {
                         return;
