@@ -45,8 +45,8 @@ class Load:
             script = self.directory / "post.lua"
             script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {scenario.content})\n')
             argv += ["-s", script]
-        if scenario.close:
-            argv += ["-H", "Connection: close"]
+        for line in (*scenario.fields, *(["Connection: close"] if scenario.close else [])):
+            argv += ["-H", line]
         output = self.pinned([*argv, url], seconds)
         count = int(re.search(r"(\d+) requests in", output).group(1))
         rate = float(re.search(r"Requests/sec:\s*([\d.]+)", output).group(1))
@@ -75,7 +75,7 @@ class Load:
     def paced(self, scenario, port, seconds):
         """The scenario's fixed rate: p50, p99 and p99.9 in µs, None where there are too few answers to tell."""
         wanted = {"port": port, "seconds": seconds, "path": scenario.path}
-        for key in ("rate", "content", "tls", "http2", "close", "fails"):
+        for key in ("rate", "content", "tls", "http2", "close", "fields", "fails"):
             wanted[key] = getattr(scenario, key)
         times = sorted(json.loads(self.pinned([sys.executable, PACE, json.dumps(wanted)], seconds)))
         places = [(int(len(times) * share), share) for share in (0.5, 0.99, 0.999)]

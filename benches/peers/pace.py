@@ -178,13 +178,13 @@ def run(wanted):
 
 
 def main():
-    """`port`, `rate`, `seconds`, `path`, `content` (bytes to send), and whether: `tls`, `http2`, `close`, `fails`."""
+    """The scenario as JSON: `content` is bytes to send, `fields` are lines, and `tls` to `fails` say whether."""
     wanted = json.loads(sys.argv[1])
     head = f"GET {wanted['path']} HTTP/1.1\r\nHost: localhost\r\n"
     if wanted["content"]:
         head = f"POST {wanted['path']} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {wanted['content']}\r\n"
-    if wanted["close"]:
-        head += "Connection: close\r\n"
+    for line in (*wanted["fields"], *(["Connection: close"] if wanted["close"] else [])):
+        head += f"{line}\r\n"
     wanted["request"] = head.encode() + b"\r\n" + b"x" * wanted["content"]
     # The kernel may wake us 50 µs late by default.
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)

@@ -21,6 +21,8 @@ class Scenario:
     http2: bool = False
     # A connection of the client's for each request.
     close: bool = False
+    # What HTTP/1.1 requests have beside Host.
+    fields: tuple = ()
 
     @property
     def fails(self):
@@ -32,8 +34,24 @@ class Scenario:
         return f"/{self.app}"
 
 
+# What Firefox sends when a link of a page is followed.
+BROWSER = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language: en-US,en;q=0.5",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Referer: https://shop.example/catalogue?page=3",
+    "Cookie: session=8f14e45fceea167a5a36dedd4bea2543; theme=dark",
+    "Upgrade-Insecure-Requests: 1",
+    "Sec-Fetch-Dest: document",
+    "Sec-Fetch-Mode: navigate",
+    "Sec-Fetch-Site: same-origin",
+    "Priority: u=0, i",
+)
+
 ALL = [
     Scenario("small", "GET of 22 bytes", 1000),
+    Scenario("browser", "GET of 22 bytes, asked for by a browser", 1000, fields=BROWSER),
     Scenario("16k", "GET of 16 KiB", 1000, app="16k"),
     Scenario("1m", "GET of 1 MiB", 50, app="1m"),
     Scenario("post", "POST of 16 KiB", 1000, app="upload", content=16 * KIB),

@@ -1,13 +1,14 @@
 //! A request on its way to an upstream: its head, then its content, framed again (RFC 9112 §6).
 //!
-//! The head and the first content leave in one write. Small content is copied behind what is
+//! The head and the content that is there leave in one write. Small content is copied behind what is
 //! already waiting, large content is written from where it lies. The upload never runs ahead of
-//! the socket: content is taken from the client only when everything before it was accepted, which
-//! is the back-pressure of P6.
+//! the socket: content is taken from the client only when everything before it was accepted, and not
+//! more at a time than makes a good write, which is the back-pressure of P6.
 //!
 //! `listen::http1` sends responses in the same way. What is called the upstream here is the client
 //! then, and what is called the client is the response's content.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,14 +25,20 @@ use crate::upstream::upload::{ContentLimit, Meter, UploadError, Waiting};
 /// which at 16 KiB takes 7 % less CPU (benches/README.md).
 const COPY_LIMIT: usize = 4 * 1024;
 
+/// What is gathered for a write, unless a single piece is larger.
+const GATHERED_BYTES: usize = 64 * 1024;
+const GATHERED_PIECES: usize = 8;
+
 const CRLF: &[u8] = b"\r\n";
 
 /// One request being sent.
 #[derive(Debug)]
 pub struct Upload<B> {
+    /// What is written first, and how many bytes it is.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// What follows: more can be appended to it.
     out: BytesMut,
-    large: Bytes,
-    chunk_end_due: bool,
     body: Option<B>,
     framing: Framing,
     may_send_content: bool,
@@ -59,9 +66,9 @@ where
     ) -> Self {
         let body = body.filter(|_| framing != Framing::Empty);
         Upload {
+            queue: VecDeque::new(),
+            queued: 0,
             out: head,
-            large: Bytes::new(),
-            chunk_end_due: false,
             body,
             framing,
             may_send_content: !expects_continue,
@@ -109,7 +116,7 @@ where
 
     /// Takes content until there is enough for a write: `None`, or why there is no more now.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<Option<Waiting>, UploadError> {
-        while self.large.is_empty() && self.out.len() < COPY_LIMIT {
+        while self.queue.len() < GATHERED_PIECES && self.queued + self.out.len() < GATHERED_BYTES {
             let Some(body) = self.body.as_mut() else { return Ok(Some(Waiting::Done)) };
             if !self.may_send_content {
                 return Ok(Some(Waiting::Continue));
@@ -143,11 +150,16 @@ where
             extend_hex(&mut self.out, data.len());
         }
         if data.len() > COPY_LIMIT {
-            self.large = data;
-            self.chunk_end_due = chunked;
-            return Ok(());
+            if !self.out.is_empty() {
+                let before = std::mem::take(&mut self.out).freeze();
+                self.queued += before.len();
+                self.queue.push_back(before);
+            }
+            self.queued += data.len();
+            self.queue.push_back(data);
+        } else {
+            self.out.extend_from_slice(&data);
         }
-        self.out.extend_from_slice(&data);
         if chunked {
             self.out.extend_from_slice(CRLF);
         }
@@ -170,15 +182,19 @@ where
 
     /// Forgets `count` bytes that the kernel has accepted.
     fn consume(&mut self, count: usize) {
-        let from_out = count.min(self.out.len());
-        self.out.advance(from_out);
-        let from_large = (count - from_out).min(self.large.len());
-        self.large.advance(from_large);
-        if self.chunk_end_due && self.large.is_empty() {
-            self.chunk_end_due = false;
-            let written = count - from_out - from_large;
-            self.out.extend_from_slice(CRLF.get(written..).unwrap_or_default());
+        let mut left = count;
+        while left > 0
+            && let Some(first) = self.queue.front_mut()
+        {
+            let taken = left.min(first.len());
+            first.advance(taken);
+            left -= taken;
+            self.queued -= taken;
+            if first.is_empty() {
+                self.queue.pop_front();
+            }
         }
+        self.out.advance(left.min(self.out.len()));
     }
 
     fn poll_write_out<S: AsyncWrite + Unpin>(
@@ -186,17 +202,19 @@ where
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while !(self.out.is_empty() && self.large.is_empty()) {
+        while !(self.out.is_empty() && self.queue.is_empty()) {
             let stream = Pin::new(&mut *stream);
-            let polled = if self.large.is_empty() {
+            let polled = if self.queue.is_empty() {
                 stream.poll_write(cx, &self.out)
             } else {
-                let end = if self.chunk_end_due { CRLF } else { b"" };
-                let pieces =
-                    [IoSlice::new(&self.out), IoSlice::new(&self.large), IoSlice::new(end)];
-                // A writer that takes one piece a call takes the first that is not empty.
-                let from = usize::from(self.out.is_empty());
-                stream.poll_write_vectored(cx, pieces.get(from..).unwrap_or(&pieces))
+                // Gathering stops before there are more.
+                let mut pieces = [IoSlice::new(b""); GATHERED_PIECES + 2];
+                let waiting = self.queue.iter().map(|piece| &**piece).chain([&*self.out]);
+                for (place, piece) in pieces.iter_mut().zip(waiting) {
+                    *place = IoSlice::new(piece);
+                }
+                let count = self.queue.len() + usize::from(!self.out.is_empty());
+                stream.poll_write_vectored(cx, pieces.get(..count).unwrap_or(&pieces))
             };
             let count = match polled {
                 Poll::Pending => return Poll::Pending,
@@ -240,6 +258,108 @@ fn extend_hex(out: &mut BytesMut, size: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use http_body::Frame;
+    use std::convert::Infallible;
+
+    /// Pieces of content that are all there.
+    struct Ready(VecDeque<Bytes>);
+
+    impl Body for Ready {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    /// Takes so many bytes a call.
+    struct Slow {
+        at_once: usize,
+        taken: Vec<u8>,
+        calls: usize,
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let (before, mut left) = (self.taken.len(), self.at_once);
+            for buf in bufs {
+                let count = left.min(buf.len());
+                self.taken.extend_from_slice(&buf[..count]);
+                left -= count;
+            }
+            self.calls += 1;
+            Poll::Ready(Ok(self.taken.len() - before))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What is written of pieces of these sizes, and in how many calls.
+    fn send(sizes: &[usize], framing: Framing, at_once: usize) -> (Vec<u8>, usize) {
+        let piece = |(at, size): (usize, &usize)| Bytes::from(vec![b'a' + at as u8; *size]);
+        let body = Ready(sizes.iter().enumerate().map(piece).collect());
+        let (head, limit) = (BytesMut::from("head\r\n"), ContentLimit::default());
+        let mut upload = Upload::new(head, Some(body), framing, false, limit);
+        let mut stream = Slow { at_once, taken: Vec::new(), calls: 0 };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(upload.poll(&mut stream, &mut cx).unwrap(), Waiting::Done);
+        assert_eq!(upload.sent(), stream.taken.len() as u64);
+        (stream.taken, stream.calls)
+    }
+
+    #[test]
+    fn what_is_there_leaves_in_one_write() {
+        for sizes in [&[][..], &[10], &[8_000, 8_400], &[10, 9_000, 10, 9_000, 10], &[4_096; 15]] {
+            let length = Framing::Length(sizes.iter().sum::<usize>() as u64);
+            assert_eq!(send(sizes, length, usize::MAX).1, 1, "{sizes:?}");
+            assert_eq!(send(sizes, Framing::Chunked, usize::MAX).1, 1, "{sizes:?}");
+        }
+        // But not more than makes a good write.
+        assert_eq!(send(&[5_000; 40], Framing::Length(200_000), usize::MAX).1, 6);
+        assert_eq!(send(&[100_000; 3], Framing::Length(300_000), usize::MAX).1, 3);
+    }
+
+    #[test]
+    fn a_writer_that_takes_little_gets_the_same() {
+        let sizes = [10, 5_000, 0, 4_096, 4_097, 1, 70_000, 20];
+        let length = Framing::Length(sizes.iter().sum::<usize>() as u64);
+        for framing in [length, Framing::Chunked] {
+            let (whole, _) = send(&sizes, framing, usize::MAX);
+            for at_once in [1, 2, 3, 7, 4_096, 5_021] {
+                assert_eq!(send(&sizes, framing, at_once).0, whole, "{at_once} bytes a write");
+            }
+        }
+        let (chunked, _) = send(&[3, 5_000], Framing::Chunked, usize::MAX);
+        let expected = format!("head\r\n3\r\naaa\r\n1388\r\n{}\r\n0\r\n\r\n", "b".repeat(5_000));
+        assert_eq!(String::from_utf8(chunked).unwrap(), expected);
+    }
 
     #[test]
     fn chunk_sizes_are_hexadecimal() {
