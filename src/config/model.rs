@@ -537,7 +537,7 @@ impl Default for WebSocket {
 /// Limits towards clients.
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// TLS handshake and protocol detection. Default 10 s.
+    /// A TLS handshake, and a PROXY protocol header before it. Default 10 s.
     pub handshake_timeout: Duration,
     /// The complete request head, from its first byte; also how long an idle connection is kept.
     /// Default 30 s.

@@ -294,7 +294,7 @@ fn admit<'h>(
     };
     let asked = match asked {
         None => None,
-        Some((offer, Ok(place))) => Some(Box::new(websocket::Asked { offer, place: Some(place) })),
+        Some((offer, Ok(place))) => Some(Box::new(websocket::Asked { offer, place })),
         Some((_, Err(refused))) => {
             return Err(Refused::with(held.overloaded(refused.retry_after_secs), None));
         }

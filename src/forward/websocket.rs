@@ -41,7 +41,7 @@ pub struct Upgraded {
     session: Session,
     route: Rc<Route>,
     endpoint: Choice,
-    _place: Option<Place>,
+    _place: Place,
     _in_flight: Option<InFlight>,
 }
 
@@ -51,7 +51,7 @@ pub struct Asked {
     /// Its handshake.
     pub offer: Offer,
     /// Its place among the upstream's WebSockets.
-    pub place: Option<Place>,
+    pub place: Place,
 }
 
 /// Answers an upgrade.

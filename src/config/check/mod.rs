@@ -175,7 +175,7 @@ fn clients(root: &Scope<'_>) -> Clients {
         handshake_timeout: section.wait(
             "handshake_timeout",
             d.handshake_timeout,
-            "How long a TLS handshake may take.",
+            "How long a TLS handshake may take, and a PROXY protocol header before it.",
         ),
         head_timeout: section.wait(
             "head_timeout",
