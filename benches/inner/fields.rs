@@ -1,16 +1,18 @@
-//! Heads: a request as it is rewritten for an upstream, and a response as it is read from one.
+//! Heads: a request as it is read from a client and rewritten for an upstream, and a response as it
+//! is read from one.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use divan::Bencher;
-use http::{Uri, Version};
 use seawall::config::model::UpstreamLimits;
 use seawall::forward::check;
-use seawall::forward::head::{Fields, Head, Known};
+use seawall::forward::head::Head;
 use seawall::forward::peer::Peer;
 use seawall::forward::request::{self, Extra};
+use seawall::listen::http1::request as listen;
 use seawall::upstream::exchange::{Asked, Framing};
 use seawall::upstream::http1::MessageLimits;
 use seawall::upstream::http1::head::{self, Scanner};
@@ -28,21 +30,23 @@ const BROWSER: &str = "Connection: keep-alive\r\nCache-Control: max-age=0\r\n\
     Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n\
     Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\n";
 
-/// As it comes over HTTP/1.1.
-fn head(name: &str) -> Head {
-    let mut text = String::from("Host: www.example.com\r\n");
+fn text(name: &str) -> BytesMut {
+    let mut text = BytesMut::from("GET /articles/42?page=2 HTTP/1.1\r\nHost: www.example.com\r\n");
     if name == "browser" {
-        text.push_str(BROWSER);
+        text.extend_from_slice(BROWSER.as_bytes());
     }
-    let text = Bytes::from(text);
-    let mut fields = Fields::lines(text.clone(), 32);
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let colon = line.iter().position(|byte| *byte == b':').unwrap();
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        assert!(fields.push(Known::of(name), name, value));
-    }
-    let uri = Uri::from_static("/articles/42?page=2");
-    Head { uri, version: Version::HTTP_11, fields, ..Head::default() }
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
+fn take(text: &mut BytesMut) -> Rc<Head> {
+    let limits = MessageLimits::from(&UpstreamLimits::default());
+    listen::take(&mut Scanner::default(), text, &limits).unwrap().unwrap().head
+}
+
+/// As it comes over HTTP/1.1.
+fn head(name: &str) -> Rc<Head> {
+    take(&mut text(name))
 }
 
 fn extra(peer: &Peer) -> Extra<'_> {
@@ -61,6 +65,12 @@ fn extra(peer: &Peer) -> Extra<'_> {
 
 fn peer() -> Peer {
     Peer::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "https", false)
+}
+
+/// Found and parsed, and the fields that somebody will ask for recognised.
+#[divan::bench(args = REQUESTS)]
+fn request_from_http1(bencher: Bencher<'_, '_>, name: &str) {
+    bencher.with_inputs(|| text(name)).bench_refs(take);
 }
 
 /// What another parser could read differently is refused.

@@ -52,7 +52,7 @@ use crate::upstream::http1::MessageLimits;
 use crate::upstream::http1::upload::Upload;
 use crate::upstream::upload::{ContentLimit, UploadError, Waiting};
 
-mod request;
+pub mod request;
 mod response;
 mod wire;
 

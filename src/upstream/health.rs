@@ -8,16 +8,15 @@
 mod grpc;
 mod websocket;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame};
+use http_body::Body as _;
+use http_body_util::Full;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::Target;
@@ -32,6 +31,9 @@ use super::{Shared, Watching};
 use super::{ejection, http1, http2};
 use crate::config::model::{Health, Probe, UpstreamProtocol};
 use crate::failure::{Failure, Kind, Phase};
+
+/// What a check sends: nothing, or all of it at once.
+type Content = Full<Bytes>;
 
 /// How much of an answer is read.
 const MOST: usize = 64 * 1024;
@@ -202,7 +204,7 @@ async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Result<(), Unwe
     let authority = target.endpoint.authority();
     let mut exchange = if two {
         let head = http::Request::get(uri(target, path));
-        over_http2(shared, stream, head, Content::none()).await?
+        over_http2(shared, stream, head, Content::default()).await?
     } else {
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {AGENT}\r\n\
@@ -231,7 +233,7 @@ fn uri(target: &Target, path: &str) -> String {
 /// An exchange without content on this HTTP/1.1 connection; `head` is whole.
 fn over_http1(shared: &Shared, stream: Stream, head: &str, asked: Asked) -> Exchange<Content> {
     let settings = &shared.settings;
-    let request = request(settings.timeouts.head, Content::none());
+    let request = request(settings.timeouts.head, Content::default());
     let request = Request { asked, ..request }.with_head(BytesMut::from(head));
     let connection = Connection::new(stream, Ticket::beside(shared.metrics.connections()));
     let exchange = http1::exchange::Exchange::new(connection, Arc::clone(settings), request);
@@ -261,11 +263,11 @@ async fn over_http2(
 fn request(head_timeout: Duration, content: Content) -> Request<(), Content> {
     Request {
         head: (),
-        framing: match &content.0 {
-            None => Framing::Empty,
-            Some(bytes) => Framing::Length(bytes.len() as u64),
+        framing: match content.size_hint().exact() {
+            None | Some(0) => Framing::Empty,
+            Some(length) => Framing::Length(length),
         },
-        body: content.0.is_some().then_some(content),
+        body: Some(content),
         sent: Instant::now(),
         asked: Asked::default(),
         expects_continue: false,
@@ -294,32 +296,6 @@ async fn content(exchange: &mut Exchange<Content>) -> Result<BytesMut, Broken> {
     }
     content.truncate(MOST);
     Ok(content)
-}
-
-/// What a check sends: nothing, or all of it at once.
-#[derive(Debug)]
-struct Content(Option<Bytes>);
-
-impl Content {
-    fn none() -> Self {
-        Content(None)
-    }
-}
-
-impl Body for Content {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub async fn ask(
     let head = http::Request::post(super::uri(target, PATH))
         .header(CONTENT_TYPE, "application/grpc")
         .header("te", "trailers");
-    let content = Content(Some(request(service)));
+    let content = Content::new(request(service));
     let mut exchange = super::over_http2(shared, stream, head, content).await?;
     let head = super::final_head(&mut exchange).await?;
     if head.status != StatusCode::OK {
