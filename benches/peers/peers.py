@@ -1,6 +1,7 @@
 """The servers of run.py: the origin, the floor (`direct`, a TCP relay), the peers and seawall.
 
-Equal settings: keep-alive on both sides, one upstream, the client's address passed on, no access log, as many workers.
+Equal settings: keep-alive on both sides, for any number of requests, one upstream, the client's address passed on, no
+access log, as many workers.
 All else is as shipped, with two exceptions. nginx writes neither a large answer nor a POST of 16 KiB to the disk: that
 would measure the disk and, since it then sends the content in small pieces, Nagle's algorithm. HAProxy does not wait a
 second and try again when a connection is refused (`retries 0`). What fails is logged where it is by default: by nginx
@@ -127,6 +128,7 @@ SEAWALL = """
 workers: {workers}
 listeners: [{{ address: "127.0.0.1:{port}"{tls} }}]
 admin: {{ address: "127.0.0.1:{admin}" }}
+clients: {{ requests_per_connection: 100000000 }}
 upstreams:
   app: {{ endpoints: ["http://127.0.0.1:{upstream}"] }}
 routes: [{{ upstream: app{hold} }}]

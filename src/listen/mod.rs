@@ -10,7 +10,6 @@
 //! that task (P7).
 
 pub mod accept;
-pub mod buffers;
 pub mod detect;
 pub mod drain;
 pub mod http1;

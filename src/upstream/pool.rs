@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +16,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
+use super::http1::buffers;
+use super::http1::fill::Fill;
 use super::pending::Share;
 use super::room::ConnectionPlace;
 use super::stream::Stream;
@@ -30,6 +31,8 @@ pub struct Connection {
     pub stream: Stream,
     /// What was read and not yet consumed: empty between two exchanges.
     pub buf: BytesMut,
+    /// How much is read at a time.
+    pub fill: Fill,
     /// The timer of whatever is being waited for.
     pub deadline: Deadline,
     /// It has carried a request before: it may have been closed in the meantime.
@@ -44,6 +47,7 @@ impl Connection {
         Box::new(Connection {
             stream,
             buf: BytesMut::new(),
+            fill: Fill::default(),
             deadline: Deadline::new(),
             reused: false,
             ticket,
@@ -195,17 +199,10 @@ impl Drop for Ticket {
     }
 }
 
-/// How many read buffers are kept for connections to come, and of which sizes: for a burst of small
-/// responses, at most 512 KiB.
-const BUFFERS: usize = 32;
-const BUFFER_SIZES: RangeInclusive<usize> = 4 * 1024..=16 * 1024;
-
 /// The idle connections of one endpoint on one worker.
 #[derive(Debug)]
 pub struct Pool {
     idle: RefCell<VecDeque<Idle>>,
-    /// Read buffers that no connection needs at the moment.
-    buffers: RefCell<Vec<BytesMut>>,
     capacity: usize,
     keep_alive: Duration,
 }
@@ -220,12 +217,7 @@ impl Pool {
     /// A pool of at most `capacity` connections, each kept idle for at most `keep_alive`.
     #[must_use]
     pub fn new(capacity: usize, keep_alive: Duration) -> Self {
-        Pool {
-            idle: RefCell::new(VecDeque::new()),
-            buffers: RefCell::new(Vec::new()),
-            capacity,
-            keep_alive,
-        }
+        Pool { idle: RefCell::new(VecDeque::new()), capacity, keep_alive }
     }
 
     /// The connection used last, if one is idle and still open. Like all times here, `now` is the
@@ -240,7 +232,6 @@ impl Pool {
             {
                 connection.ticket.set_idle(false);
                 connection.reused = true;
-                connection.buf = self.buffers.borrow_mut().pop().unwrap_or_default();
                 return Some(connection);
             }
         }
@@ -254,18 +245,11 @@ impl Pool {
         }
         connection.ticket.set_idle(true);
         connection.deadline.clear();
-        self.keep_buffer(std::mem::take(&mut connection.buf));
+        // An idle connection holds no buffer.
+        buffers::give_back(std::mem::take(&mut connection.buf));
+        connection.fill.next_message();
         idle.push_back(Idle { connection, since: now });
         true
-    }
-
-    /// An idle connection holds no buffer: the next one that is busy gets it.
-    fn keep_buffer(&self, mut buf: BytesMut) {
-        buf.clear();
-        let mut buffers = self.buffers.borrow_mut();
-        if BUFFER_SIZES.contains(&buf.capacity()) && buffers.len() < BUFFERS {
-            buffers.push(buf);
-        }
     }
 
     /// Closes the connection that was idle for longest, and gives its place away.

@@ -20,12 +20,12 @@ use tokio::io::AsyncWrite;
 use super::request::{self, Request};
 use crate::failure::ClientFailure;
 use crate::forward::client::Client;
-use crate::listen::buffers;
 use crate::listen::detect::{self, Spoken};
 use crate::listen::io::ClientIo;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::MessageLimits;
+use crate::upstream::http1::buffers;
 use crate::upstream::http1::content::{Decoder, Step};
 use crate::upstream::http1::fill::Fill;
 use crate::upstream::http1::head::Scanner;
@@ -102,16 +102,10 @@ impl Wire {
             if let Some(next) = self.next_head() {
                 return Poll::Ready(next);
             }
-            if self.buf.capacity() == 0 {
-                self.buf = buffers::take();
-            }
             match self.fill.poll(&mut self.io, &mut self.buf, cx) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Nothing),
                 Poll::Pending => {
-                    if self.buf.is_empty() {
-                        buffers::give_back(std::mem::take(&mut self.buf));
-                    }
                     if self.buf.is_empty() && leaving(cx) {
                         return Poll::Ready(Next::Nothing);
                     }
@@ -201,7 +195,7 @@ impl Wire {
                 Ok(Step::More) | Err(_) => return false,
             }
         }
-        self.fill = Fill::default();
+        self.fill.next_message();
         true
     }
 

@@ -26,7 +26,6 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::content::{AtEnd, Decoder, Step};
-use super::fill::Fill;
 use super::head::{self, Scanner};
 use super::upload::Upload;
 use super::{MessageError, MessageLimits};
@@ -54,7 +53,6 @@ pub struct Exchange<B> {
     decoder: Decoder,
     keep_alive: bool,
     received: u64,
-    fill: Fill,
     waits: Option<Waits>,
     /// The time, as long as nothing has been waited for.
     now: Option<Instant>,
@@ -100,7 +98,6 @@ where
             decoder: Decoder::new(Framing::Empty),
             keep_alive: false,
             received: 0,
-            fill: Fill::default(),
             waits: None,
             now: Some(sent),
             client_timeout: request.client_timeout,
@@ -291,8 +288,8 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Connection { stream, buf, .. } = &mut *self.connection;
-        let count = std::task::ready!(self.fill.poll(stream, buf, cx))?;
+        let Connection { stream, buf, fill, .. } = &mut *self.connection;
+        let count = std::task::ready!(fill.poll(stream, buf, cx))?;
         self.received += count as u64;
         self.now = None;
         Poll::Ready(Ok(count))

@@ -1,5 +1,7 @@
-//! Reading into a connection's buffer, more at a time while there is more.
+//! Reading into a connection's buffer: at first as much as the message before it was, then more at a
+//! time while there is more. While there is nothing to read, a connection holds no buffer.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -7,24 +9,29 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The first read of a message; most heads with their content fit.
-const FIRST_READ: usize = 8 * 1024;
+use super::buffers::{self, LARGEST, SMALLEST};
+
 /// Reads grow up to this while they fill the buffer: it saved a quarter of the CPU of a 1 MiB
 /// response against 16 KiB.
 const LARGEST_READ: usize = 256 * 1024;
 
-/// How much the next read of a message shall bring.
+/// How much the next read shall bring.
 #[derive(Clone, Copy, Debug)]
-pub struct Fill(usize);
+pub struct Fill {
+    size: usize,
+    /// Bytes of this message so far.
+    message: usize,
+}
 
 impl Default for Fill {
     fn default() -> Self {
-        Fill(FIRST_READ)
+        Fill { size: SMALLEST, message: 0 }
     }
 }
 
 impl Fill {
-    /// Reads once; gives the number of bytes, 0 at the end of the stream.
+    /// Reads once; gives the number of bytes, 0 at the end of the stream. An empty buffer is exchanged
+    /// for one that is large enough, and given away while nothing comes.
     ///
     /// # Errors
     /// If reading fails.
@@ -34,16 +41,77 @@ impl Fill {
         buf: &mut BytesMut,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        use std::future::Future as _;
-        let Fill(size) = self;
-        if buf.capacity() - buf.len() < *size / 2 {
-            buf.reserve(*size);
+        if buf.capacity() == 0 {
+            *buf = buffers::take(self.size);
+        } else if buf.capacity() - buf.len() < self.size / 2 {
+            buf.reserve(self.size);
         }
         let room = buf.capacity() - buf.len();
-        let count = std::task::ready!(pin!(from.read_buf(buf)).poll(cx))?;
-        if count == room {
-            *size = (*size * 4).min(LARGEST_READ);
+        match pin!(from.read_buf(buf)).poll(cx) {
+            Poll::Ready(Ok(count)) => {
+                self.message += count;
+                if count == room {
+                    self.size = (self.size * 4).min(LARGEST_READ);
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                // A part that is still in use, such as a request's head, keeps all of it alive anyway.
+                if buf.is_empty() && buf.try_reclaim(SMALLEST) {
+                    buffers::give_back(std::mem::take(buf));
+                }
+                Poll::Pending
+            }
         }
-        Poll::Ready(Ok(count))
+    }
+
+    /// A message is over: the next one may well be as large.
+    pub fn next_message(&mut self) {
+        let size = self.message.clamp(SMALLEST, LARGEST).next_power_of_two();
+        *self = Fill { size, message: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// How many reads a message of so many bytes takes.
+    fn reads(fill: &mut Fill, bytes: usize) -> usize {
+        let (message, mut buf) = (vec![b'x'; bytes], BytesMut::new());
+        let (mut from, mut count) = (&message[..], 0);
+        while buf.len() < bytes {
+            let read = fill.poll(&mut from, &mut buf, &mut Context::from_waker(Waker::noop()));
+            assert!(matches!(read, Poll::Ready(Ok(1..))));
+            count += 1;
+        }
+        fill.next_message();
+        count
+    }
+
+    #[test]
+    fn the_next_message_is_read_as_the_one_before_it_was_large() {
+        let mut fill = Fill::default();
+        assert_eq!(reads(&mut fill, 100), 1);
+        assert_eq!(reads(&mut fill, 16_500), 2);
+        assert_eq!(reads(&mut fill, 16_500), 1);
+        assert_eq!(reads(&mut fill, 100), 1);
+        assert_eq!(reads(&mut fill, 16_500), 2);
+        assert_eq!(reads(&mut fill, 1_000_000), 5);
+        assert_eq!(reads(&mut fill, 60_000), 1);
+    }
+
+    #[test]
+    fn nothing_is_held_while_nothing_comes() {
+        let (mut near, _far) = tokio::io::duplex(64);
+        let mut buf = BytesMut::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Fill::default().poll(&mut near, &mut buf, &mut cx).is_pending());
+        assert_eq!(buf.capacity(), 0);
+        buf.extend_from_slice(b"GET ");
+        assert!(Fill::default().poll(&mut near, &mut buf, &mut cx).is_pending());
+        assert_eq!(buf, "GET ");
     }
 }

@@ -9,6 +9,7 @@
 //! Requests and responses have the same lines, content and framing (RFC 9112 §2): `listen::http1`
 //! reads and writes them with the same parts.
 
+pub mod buffers;
 pub mod content;
 pub mod exchange;
 pub mod fill;
