@@ -151,15 +151,23 @@ impl Page {
         body.extend_from_slice(around.before.as_bytes());
         body.extend_from_slice(&digits(status));
         body.extend_from_slice(around.between.as_bytes());
-        for byte in request_id.bytes() {
-            match escape(byte) {
-                None => body.push(byte),
-                Some(Escape::Named(text)) => body.extend_from_slice(text.as_bytes()),
-                Some(Escape::Dropped) => {}
-            }
+        if request_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            body.extend_from_slice(request_id.as_bytes());
+        } else {
+            push_escaped(&mut body, request_id, escape);
         }
         body.extend_from_slice(around.after.as_bytes());
         body
+    }
+}
+
+fn push_escaped(body: &mut Vec<u8>, text: &str, escape: fn(u8) -> Option<Escape>) {
+    for byte in text.bytes() {
+        match escape(byte) {
+            None => body.push(byte),
+            Some(Escape::Named(text)) => body.extend_from_slice(text.as_bytes()),
+            Some(Escape::Dropped) => {}
+        }
     }
 }
 
