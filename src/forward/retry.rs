@@ -12,7 +12,8 @@
 //!
 //! Idempotent are the methods that say so and, if configured, requests with an `Idempotency-Key`.
 //! All but the stale connection need an attempt and time that are left and the content (`replay`);
-//! what makes somebody work twice needs a withdrawal from the budget.
+//! what makes somebody work twice needs a withdrawal from the budget, which is not filled while
+//! nothing succeeds.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -159,6 +160,7 @@ pub async fn send(
         let trouble = match attempts.run(&endpoint, need, now).await {
             Ok(mut answered) => {
                 attempts.answered(&answered);
+                upstream.budget().succeeded();
                 answered.passage = passage;
                 answered.in_flight = Some(in_flight);
                 attempts.replay.forget();
@@ -202,6 +204,9 @@ pub async fn send(
             }
         };
         let Some(next) = next else {
+            if attempts.begun > 1 {
+                upstream.budget().failed_again();
+            }
             supersede(route, earlier.take());
             passage.into_iter().for_each(|passage| passage.settle(Outcome::Broken(&failure)));
             return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));

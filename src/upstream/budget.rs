@@ -3,7 +3,9 @@
 //!
 //! One bucket per worker and upstream. Every request puts its share in, every retry takes a whole
 //! one out. The bucket starts with a reserve, and never holds more than it or less than nothing: a
-//! quiet upstream may retry the few requests it has, a busy one at most its percentage of them.
+//! quiet upstream may retry the few requests it has, a busy one at most its percentage of them. From
+//! a retry that failed until a request succeeds, nothing is put in: where all of them fail, retries
+//! would help nobody and only be more to fail at.
 
 use std::cell::Cell;
 
@@ -17,6 +19,8 @@ const RESERVE: u32 = 10 * RETRY;
 pub struct Budget {
     percent: u32,
     balance: Cell<u32>,
+    /// A retry has failed, and no request has succeeded since.
+    in_vain: Cell<bool>,
 }
 
 impl Budget {
@@ -24,12 +28,24 @@ impl Budget {
     #[must_use]
     pub fn new(percent: u32) -> Self {
         let reserve = if percent == 0 { 0 } else { RESERVE };
-        Budget { percent, balance: Cell::new(reserve) }
+        Budget { percent, balance: Cell::new(reserve), in_vain: Cell::new(false) }
     }
 
     /// A request came.
     pub fn deposit(&self) {
-        self.balance.set((self.balance.get() + self.percent).min(RESERVE));
+        if !self.in_vain.get() {
+            self.balance.set((self.balance.get() + self.percent).min(RESERVE));
+        }
+    }
+
+    /// A request was answered.
+    pub fn succeeded(&self) {
+        self.in_vain.set(false);
+    }
+
+    /// A request failed after it had been sent again.
+    pub fn failed_again(&self) {
+        self.in_vain.set(true);
     }
 
     /// Takes one retry out; false if there is none.
@@ -58,6 +74,24 @@ mod tests {
         });
         // 200 of their own, and the reserve.
         assert_eq!(retried.count(), 209);
+    }
+
+    #[test]
+    fn where_all_fail_nothing_is_put_in_until_one_succeeds() {
+        let budget = Budget::new(20);
+        let retried = || {
+            (0..100)
+                .filter(|_| {
+                    budget.deposit();
+                    budget.withdraw()
+                })
+                .count()
+        };
+        budget.failed_again();
+        assert_eq!(retried(), 10, "the reserve");
+        assert_eq!(retried(), 0);
+        budget.succeeded();
+        assert_eq!(retried(), 20);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::support::script::{Script, Step, Upstream, WELL};
 use crate::support::seawall::{Seawall, Told};
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell";
+const LAST_ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwell";
 
 #[test]
 fn idle_connections_that_the_upstream_closes_cost_no_get() {
@@ -190,18 +191,24 @@ fn no_attempt_begins_when_the_time_for_all_is_over() {
 
 #[test]
 fn retries_stop_when_their_budget_is_spent() {
-    let upstream = Upstream::playing((0..60).map(|_| half()));
+    // The reserve of ten, and nothing more while all of them fail.
+    let failing = (0..30 + 10).map(|_| half());
+    let well = || Script::read_head().write(LAST_ANSWER).fin();
+    let upstream =
+        Upstream::playing(failing.chain((0..10).map(|_| well())).chain([half(), well()]));
     let seawall = Seawall::before_with(&upstream, "retry: { attempts: 2, budget_percent: 10 }");
     let mut client = Client::connect(Version::Http1, seawall.address());
-    for _ in 0..30 {
-        let seen = client.exchange(&Request::get(), upstream.gate());
-        assert_eq!(seen.status, 500);
-    }
-    // The reserve of ten, and a tenth of the requests.
-    assert_eq!(upstream.requests().len(), 30 + 12);
+    let mut statuses = |count: usize| -> Vec<u16> {
+        (0..count).map(|_| client.exchange(&Request::get(), upstream.gate()).status).collect()
+    };
+    assert_eq!(statuses(30), [500; 30]);
+    assert_eq!(upstream.requests().len(), 30 + 10);
     let cells = seawall.cells("seawall_retries_total");
     let over = cells.iter().find(|cell| cell.contains("over_budget")).cloned();
-    assert_eq!(over.unwrap(), "{result=\"over_budget\",upstream=\"app\"} 18");
+    assert_eq!(over.unwrap(), "{result=\"over_budget\",upstream=\"app\"} 20");
+    // Ten requests, each of which puts a tenth in but for the first, pay for the eleventh's.
+    assert_eq!(statuses(11), [200; 11]);
+    assert_eq!(upstream.requests().len(), 40 + 10 + 2);
 }
 
 #[test]
