@@ -109,7 +109,7 @@ impl Held {
             Some(content_type) => render::grpc(&failure, id, content_type),
             None => {
                 let (templates, accept) = (policy(&subject).templates(), accept(&subject));
-                render::http_from(templates, &failure, decision, id, accept.as_deref())
+                render::http_from(templates, &failure, decision, id, accept)
             }
         };
         let sent = Sent { status: Some(answer.status.as_u16()), close_code: None };
@@ -121,7 +121,7 @@ impl Held {
     pub fn refuse(mut self, failure: ClientFailure) -> Reply {
         let Some(subject) = self.subject.take() else { return nothing() };
         blame_client(&subject, failure);
-        let answer = render::client(failure, subject.id.as_str(), accept(&subject).as_deref());
+        let answer = render::client(failure, subject.id.as_str(), accept(&subject));
         reply(&subject, answer)
     }
 
@@ -129,7 +129,7 @@ impl Held {
     pub fn overloaded(mut self, retry_after_secs: u64) -> Reply {
         let Some(subject) = self.subject.take() else { return nothing() };
         let accept = accept(&subject);
-        let answer = render::overload(subject.id.as_str(), accept.as_deref(), retry_after_secs);
+        let answer = render::overload(subject.id.as_str(), accept, retry_after_secs);
         reply(&subject, answer)
     }
 
@@ -268,8 +268,8 @@ fn policy(subject: &Subject) -> &Policy {
     &subject.route.settings.policy
 }
 
-fn accept(subject: &Subject) -> Option<Vec<u8>> {
-    subject.head.fields.first(Known::Accept).map(<[u8]>::to_vec)
+fn accept(subject: &Subject) -> Option<&[u8]> {
+    subject.head.fields.first(Known::Accept)
 }
 
 fn blame_client(subject: &Subject, failure: ClientFailure) {
@@ -349,13 +349,12 @@ fn settle(subject: &Subject, failure: Failure, outcome: Outcome, sent: &Sent) {
         outcome,
         protocol: subject.protocol,
         route: &subject.route.settings.name,
-        method: subject.head.method.as_str(),
+        method: &subject.head.method,
         path: subject.head.uri.path(),
         status: sent.status,
         close_code: sent.close_code,
         trace_id: subject.trace_id(),
-        chain: &chain,
     };
-    line.emit();
-    subject.worker.journal.push(Entry::new(&line));
+    line.emit(&chain);
+    subject.worker.journal.push(Entry::new(&line, chain));
 }

@@ -3,10 +3,12 @@
 //! Lines go to stderr. One that is closed, full, or that nobody reads costs lines, never a request:
 //! see [`super::stderr`].
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::Method;
 use tracing_subscriber::EnvFilter;
 
 use super::lines::Lines;
@@ -50,9 +52,9 @@ pub struct FailureLine<'a> {
     /// What the client speaks.
     pub protocol: Protocol,
     /// The route's name.
-    pub route: &'a str,
+    pub route: &'a Arc<str>,
     /// The request's method.
-    pub method: &'a str,
+    pub method: &'a Method,
     /// The request's path, without its query, which may hold secrets.
     pub path: &'a str,
     /// The status that the client got, if it got one.
@@ -61,8 +63,6 @@ pub struct FailureLine<'a> {
     pub close_code: Option<u16>,
     /// The trace that the request belongs to, if there is tracing.
     pub trace_id: Option<TraceId>,
-    /// The errors beneath, outermost first.
-    pub chain: &'a [String],
 }
 
 impl FailureLine<'_> {
@@ -72,10 +72,15 @@ impl FailureLine<'_> {
         self.failure.upstream().map_or("", |name| name)
     }
 
-    /// Writes the line: a warning, or an error if the fault is ours.
-    pub fn emit(&self) {
+    /// Writes the line: a warning, or an error if the fault is ours. `chain` are the errors beneath,
+    /// outermost first.
+    pub fn emit(&self, chain: &[String]) {
         let failure = self.failure;
-        let chain = self.chain.join(": ");
+        let error = match chain {
+            [] => None,
+            [error] => Some(Cow::from(error)),
+            errors => Some(Cow::from(errors.join(": "))),
+        };
         let evidence = failure.evidence().map(|bytes| String::from_utf8_lossy(bytes));
         macro_rules! emit {
             ($level:ident) => {
@@ -85,7 +90,7 @@ impl FailureLine<'_> {
                     phase = failure.phase().name(),
                     outcome = self.outcome.name(),
                     protocol = self.protocol.name(),
-                    route = self.route,
+                    route = &**self.route,
                     upstream = self.upstream(),
                     endpoint = failure.endpoint().map(|label| &**label),
                     dependency = failure.dependency().map(|name| &**name),
@@ -93,9 +98,9 @@ impl FailureLine<'_> {
                     status = self.status,
                     close_code = self.close_code,
                     trace_id = self.trace_id.map(display),
-                    method = self.method,
+                    method = self.method.as_str(),
                     path = self.path,
-                    error = (!chain.is_empty()).then_some(&*chain),
+                    error = error.as_deref(),
                     trace = failure.trace(),
                     evidence = evidence.as_deref(),
                     "upstream failure"

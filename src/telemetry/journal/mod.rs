@@ -13,6 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::Method;
 use serde_json::{Value, json};
 
 use self::file::{Dropped, Settings, Writer};
@@ -36,7 +37,7 @@ pub struct Entry {
     phase: Phase,
     outcome: Outcome,
     protocol: Protocol,
-    route: Box<str>,
+    route: Arc<str>,
     upstream: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
     dependency: Option<Arc<str>>,
@@ -44,21 +45,29 @@ pub struct Entry {
     status: Option<u16>,
     close_code: Option<u16>,
     trace_id: Option<TraceId>,
-    method: Box<str>,
+    method: Method,
     path: Box<str>,
-    chain: Box<[Box<str>]>,
+    chain: Vec<String>,
     trace: Option<&'static str>,
     evidence: Option<Box<[u8]>>,
 }
 
 impl Entry {
-    /// The entry that says the same as this log line.
+    /// The entry that says the same as this log line, with the errors beneath.
     #[must_use]
-    pub fn new(line: &FailureLine<'_>) -> Self {
+    pub fn new(line: &FailureLine<'_>, mut chain: Vec<String>) -> Self {
         let failure = line.failure;
         let text = |text: &str| cut(text, TEXT).into();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let evidence = failure.evidence().filter(|bytes| !bytes.is_empty());
+        for error in &mut chain {
+            error.truncate(cut(error, TEXT).len());
+        }
+        let method = line.method.as_str();
+        let method = match method.len() {
+            ..=TEXT => line.method.clone(),
+            _ => Method::from_bytes(cut(method, TEXT).as_bytes()).unwrap_or_default(),
+        };
         Entry {
             time_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             request_id: text(line.request_id),
@@ -66,7 +75,7 @@ impl Entry {
             phase: failure.phase(),
             outcome: line.outcome,
             protocol: line.protocol,
-            route: text(line.route),
+            route: Arc::clone(line.route),
             upstream: failure.upstream().cloned(),
             endpoint: failure.endpoint().cloned(),
             dependency: failure.dependency().cloned(),
@@ -74,9 +83,9 @@ impl Entry {
             status: line.status,
             close_code: line.close_code,
             trace_id: line.trace_id,
-            method: text(line.method),
+            method,
             path: text(line.path),
-            chain: line.chain.iter().map(|error| text(error)).collect(),
+            chain,
             trace: failure.trace(),
             evidence: evidence.map(|bytes| bytes.get(..EVIDENCE).unwrap_or(bytes).into()),
         }
@@ -105,7 +114,7 @@ impl Entry {
             "status": self.status,
             "close_code": self.close_code,
             "trace_id": self.trace_id.map(|trace| trace.to_string()),
-            "method": &*self.method,
+            "method": self.method.as_str(),
             "path": &*self.path,
             "error": Some(&self.chain).filter(|chain| !chain.is_empty()),
             "trace": self.trace,
@@ -231,10 +240,11 @@ impl Journal {
         if self.capacity == 0 {
             return;
         }
-        if ring.entries.len() >= self.capacity {
-            ring.entries.pop_front();
-        }
+        let oldest = (ring.entries.len() >= self.capacity).then(|| ring.entries.pop_front());
         ring.entries.push_back((number, Record::New(entry)));
+        // Taken apart when others may go on.
+        drop(ring);
+        drop(oldest);
     }
 
     /// The file has all failures, or as many as it gets; there are no more to come.
@@ -289,21 +299,21 @@ pub(super) mod tests {
     pub(in crate::telemetry::journal) fn entry(id: &str, kind: Kind, evidence: usize) -> Entry {
         let failure = Failure::new(kind, Phase::Head)
             .at_upstream(&"app".into())
-            .with_source(std::io::Error::other("boom"))
+            .with_source(std::io::Error::other(format!("boom{}", " ".repeat(2000))))
             .with_evidence(vec![b'x'; evidence].into());
-        Entry::new(&FailureLine {
+        let line = FailureLine {
             request_id: id,
             failure: &failure,
             outcome: Outcome::Normalized,
             protocol: Protocol::Http,
-            route: "/",
-            method: "GET",
+            route: &"/".into(),
+            method: &Method::from_bytes(&[b'M'; 2000]).unwrap(),
             path: &"ä".repeat(2000),
             status: Some(500),
             close_code: None,
             trace_id: None,
-            chain: &failure.chain(),
-        })
+        };
+        Entry::new(&line, failure.chain())
     }
 
     #[test]
@@ -316,7 +326,7 @@ pub(super) mod tests {
         let ids: Vec<_> = all.as_array().unwrap().iter().map(|e| e["request_id"].clone()).collect();
         assert_eq!(ids, ["c", "b"]);
         assert_eq!(all[0]["number"], 2);
-        assert_eq!(all[0]["error"][0], "boom");
+        assert!(all[0]["error"][0].as_str().unwrap().starts_with("boom"));
     }
 
     #[test]
@@ -340,6 +350,8 @@ pub(super) mod tests {
         journal.push(entry("a", Kind::ConnectionRefused, 100_000));
         let all = journal.snapshot(&Query::default());
         assert_eq!(all[0]["evidence"].as_str().map(str::len), Some(EVIDENCE));
-        assert_eq!(all[0]["path"].as_str().map(str::len), Some(TEXT));
+        for text in [&all[0]["path"], &all[0]["method"], &all[0]["error"][0]] {
+            assert_eq!(text.as_str().map(str::len), Some(TEXT));
+        }
     }
 }
