@@ -5,8 +5,10 @@
 //! an [`Upgraded`] waiting on the connection, or an ordinary answer. When the 101 is
 //! written, `listen` runs [`run`] on it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -21,6 +23,7 @@ use super::reply::Reply;
 use super::response;
 use super::retry::Answered;
 use super::settle::{Held, Session};
+use crate::drain::Drain;
 use crate::failure::rehearsal::{Rehearsal, Rehearsed};
 use crate::failure::render::CloseFrame;
 use crate::failure::{ClientFailure, Failure, Kind, Phase};
@@ -116,12 +119,8 @@ pub fn respond(
 }
 
 /// Relays the WebSocket until it is over. `early` is what the client had sent behind its handshake.
-pub async fn run<C>(
-    upgraded: &mut Upgraded,
-    client: &mut C,
-    early: Bytes,
-    drain: impl Future<Output = ()>,
-) where
+pub async fn run<C>(upgraded: &mut Upgraded, client: &mut C, early: Bytes, drain: Drain)
+where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     let Upgraded { connection, agreed, session, route, endpoint, .. } = upgraded;
@@ -136,15 +135,13 @@ pub async fn run<C>(
     drop(early);
     connection.deadline = Deadline::new();
     let watch = Watch { session, route, endpoint };
-    // The process ends, or the endpoint leaves: both give the session time to move.
-    let leaving = endpoint.leaving().begun();
-    let drain = async {
-        tokio::select! {
-            biased;
-            () = drain => {}
-            () = leaving => {}
-        }
-    };
+    // The process ends, or the endpoint leaves: both give the session time to move. Pinned here, and lent:
+    // every session would carry them once more for each hand that they go through.
+    let (mut drain, mut leaving) = (pin!(drain.begun()), pin!(endpoint.leaving().begun()));
+    let drain = poll_fn(|cx| match drain.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => leaving.as_mut().poll(cx),
+    });
     let worker = &session.subject().worker;
     let terms =
         Terms { opening, agreed: *agreed, settings: &worker.websocket, scratch: &worker.scratch };

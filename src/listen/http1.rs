@@ -266,7 +266,7 @@ pub struct Switched {
 /// Relays the WebSocket to its end.
 pub async fn relay(mut switched: Box<Switched>, drain: Drain) {
     let Switched { upgraded, io, early } = &mut *switched;
-    websocket::run(upgraded, io, std::mem::take(early), drain.begun()).await;
+    websocket::run(upgraded, io, std::mem::take(early), drain).await;
 }
 
 /// Ends the connection. A client that is still sending is read from for a while: closing over

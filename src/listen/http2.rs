@@ -121,8 +121,7 @@ impl Tunnel {
                 Ok(Ok(stream)) => {
                     let mut stream = TokioIo::new(stream);
                     let mut upgraded = Box::new(upgraded);
-                    websocket::run(&mut upgraded, &mut stream, Bytes::new(), self.drain.begun())
-                        .await;
+                    websocket::run(&mut upgraded, &mut stream, Bytes::new(), self.drain).await;
                 }
                 // The client reset the stream while its answer was on the way.
                 Ok(Err(_)) | Err(_) => self.worker.metrics.client(ClientFailure::Gone),

@@ -71,6 +71,11 @@ class Hosted:
         self.child.terminate()
         assert self.child.wait(15) == 0
 
+    def status(self, name):
+        """A line of /proc/PID/status."""
+        with open(f"/proc/{self.child.pid}/status") as lines:
+            return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))
+
 
 @pytest.fixture
 def hosted(tmp_path):
@@ -282,6 +287,12 @@ def clock(tmp_path):
         fresh.replace(file)
 
     return env, set_to
+
+
+def test_no_huge_page_makes_memory_resident_that_nobody_uses(hosted, log, app):
+    seawall = hosted(app, log).ready()
+    assert seawall.status("THP_enabled") == "0"
+    seawall.end()
 
 
 _LIBFAKETIME = [f"/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1" for machine in ("x86_64", "aarch64")]
