@@ -22,9 +22,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::task::LocalSet;
 
 use crate::admin::Admin;
 use crate::config::model::{self, Config};
@@ -227,11 +226,7 @@ impl Server {
                 changes: receiver,
                 drain: drain.clone(),
             };
-            let runtime = runtime().map_err(StartError::Worker)?;
-            let thread = thread::Builder::new()
-                .name(format!("seawall-{number}"))
-                .spawn(move || seed.run(&runtime))
-                .map_err(StartError::Worker)?;
+            let thread = spawn(format!("seawall-{number}"), move |runtime| seed.run(runtime))?;
             running.workers.push(AtWork { thread, changes });
         }
         state.set_ready();
@@ -342,18 +337,14 @@ impl Running {
             token: self.config.admin.token.clone(),
         };
         let (drainer, drain) = Drainer::new();
-        let runtime = runtime().map_err(StartError::Worker)?;
-        let thread = thread::Builder::new()
-            .name("seawall-admin".into())
-            .spawn(move || {
-                LocalSet::new().block_on(&runtime, async move {
-                    match TcpListener::from_std(socket) {
-                        Ok(listener) => admin.serve(listener, drain.begun()).await,
-                        Err(error) => tracing::error!(%error, "the admin listener cannot run"),
-                    }
-                });
-            })
-            .map_err(StartError::Worker)?;
+        let thread = spawn("seawall-admin".into(), move |runtime| {
+            runtime.block_on(async move {
+                match TcpListener::from_std(socket) {
+                    Ok(listener) => admin.serve(listener, drain.begun()).await,
+                    Err(error) => tracing::error!(%error, "the admin listener cannot run"),
+                }
+            });
+        })?;
         self.admin = Some(AdminThread { thread, drainer, socket: kept });
         Ok(())
     }
@@ -378,8 +369,30 @@ impl Bound {
     }
 }
 
-fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+/// A thread with a runtime whose tasks stay there. (A `LocalSet` in a runtime of tasks that may go
+/// elsewhere is a second scheduler in the first one.)
+fn spawn(
+    name: String,
+    work: impl FnOnce(&LocalRuntime) + Send + 'static,
+) -> Result<thread::JoinHandle<()>, StartError> {
+    // It can be made on its own thread only, and whoever starts it is to hear whether there is one.
+    let (tell, told) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name(name).spawn(move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let made = builder.enable_all().build_local(LocalOptions::default());
+        let (made, error) =
+            made.map_or_else(|error| (None, Some(error)), |made| (Some(made), None));
+        let _ = tell.send(error);
+        if let Some(runtime) = made {
+            work(&runtime);
+        }
+    });
+    let thread = thread.map_err(StartError::Worker)?;
+    match told.recv() {
+        Ok(None) => Ok(thread),
+        Ok(Some(error)) => Err(StartError::Worker(error)),
+        Err(error) => Err(StartError::Worker(io::Error::other(error))),
+    }
 }
 
 /// The journal, with its file if it has one.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::model::{self, Config};
@@ -65,10 +65,9 @@ pub(super) struct Seed {
 }
 
 impl Seed {
-    pub(super) fn run(self, runtime: &Runtime) {
-        let local = LocalSet::new();
-        local.block_on(runtime, self.work());
-        // Dropping the set ends the connections that the drain time was too short for.
+    /// Dropping the runtime then ends the connections that the drain time was too short for.
+    pub(super) fn run(self, runtime: &LocalRuntime) {
+        runtime.block_on(self.work());
     }
 
     async fn work(self) {
