@@ -15,7 +15,7 @@ use seawall::forward::request::{self, Extra};
 use seawall::listen::http1::request as listen;
 use seawall::upstream::exchange::{Asked, Framing};
 use seawall::upstream::http1::MessageLimits;
-use seawall::upstream::http1::head::{self, Scanner};
+use seawall::upstream::http1::head;
 
 /// What a load generator sends, and what a browser does.
 const REQUESTS: [&str; 2] = ["small", "browser"];
@@ -41,7 +41,7 @@ fn text(name: &str) -> BytesMut {
 
 fn take(text: &mut BytesMut) -> Rc<Head> {
     let limits = MessageLimits::from(&UpstreamLimits::default());
-    listen::take(&mut Scanner::default(), text, &limits).unwrap().unwrap().head
+    listen::take(&mut listen::Reader::default(), text, &limits).unwrap().unwrap().head
 }
 
 /// As it comes over HTTP/1.1.
@@ -109,8 +109,8 @@ fn response_from_http1(bencher: Bencher<'_, '_>, name: &str) {
     let text = if name == "app" { APP } else { SMALL };
     let limits = MessageLimits::from(&UpstreamLimits::default());
     bencher.with_inputs(|| BytesMut::from(text)).bench_refs(|bytes| {
-        let mut scanner = Scanner::default();
-        let length = scanner.scan_response(bytes, &limits).unwrap().unwrap();
-        head::take(bytes, length, &scanner, Asked { lines: true, ..Asked::default() }).unwrap()
+        let mut reader = head::Reader::default();
+        let length = head::read(&mut reader, bytes, &limits).unwrap().unwrap();
+        head::take(bytes, length, &reader, Asked { lines: true, ..Asked::default() }).unwrap()
     });
 }

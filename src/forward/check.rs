@@ -19,9 +19,9 @@ use crate::failure::ClientFailure;
 /// - An HTTP/1.1 request without exactly one Host (§3.2), an HTTP/2 request whose Host contradicts
 ///   `:authority` (RFC 9113 §8.3.1), a host that is none.
 pub fn check<'r>(head: &'r Head, peer: &Peer) -> Result<&'r str, ClientFailure> {
-    let mut codings = head.fields.all(Known::TransferEncoding);
-    if let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.eq_ignore_ascii_case(b"chunked"))
+    if let Some(coding) = head.fields.first(Known::TransferEncoding)
+        && (head.fields.is_repeated(Known::TransferEncoding)
+            || !coding.eq_ignore_ascii_case(b"chunked"))
     {
         return Err(ClientFailure::BadRequest);
     }
@@ -34,14 +34,11 @@ pub fn check<'r>(head: &'r Head, peer: &Peer) -> Result<&'r str, ClientFailure> 
 }
 
 pub(super) fn host(head: &Head) -> Result<&str, ClientFailure> {
-    let mut lines = head.fields.all(Known::Host);
-    let field = match (lines.next(), lines.next()) {
-        (Some(host), None) => {
-            Some(std::str::from_utf8(host).map_err(|_| ClientFailure::BadRequest)?)
-        }
-        (None, _) => None,
-        (Some(_), Some(_)) => return Err(ClientFailure::BadRequest),
-    };
+    let field = head.fields.first(Known::Host).map(std::str::from_utf8).transpose();
+    let field = field.map_err(|_| ClientFailure::BadRequest)?;
+    if head.fields.is_repeated(Known::Host) {
+        return Err(ClientFailure::BadRequest);
+    }
     match (head.uri.authority(), field, head.version) {
         (Some(authority), Some(field), Version::HTTP_2)
             if !authority.as_str().eq_ignore_ascii_case(field) =>

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use http::Version;
+use tokio::time::Instant;
 
 use super::Worker;
 use super::peer::Peer;
@@ -30,6 +31,8 @@ pub struct Client {
     pub reset: Rc<Cell<bool>>,
     /// The client may still be sending: its answer must not be destroyed by a reset.
     pub linger: Cell<bool>,
+    /// When the last response was whole, if that was now.
+    pub served: Cell<Option<Instant>>,
     /// How many requests there were.
     pub requests: Cell<u64>,
     /// The generation of configuration that the connection was last seen by.
@@ -56,6 +59,7 @@ impl Client {
             peer,
             reset: Rc::default(),
             linger: Cell::new(false),
+            served: Cell::new(None),
             requests: Cell::new(0),
             generation: Cell::new(u64::MAX),
             upgraded: RefCell::default(),

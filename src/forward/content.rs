@@ -14,13 +14,13 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::pieces::Pieces;
 use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
 use crate::failure::rehearsal::Rehearsal;
 use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
+use crate::upstream::pieces::Pieces;
 use crate::upstream::{Choice, InFlight, Outcome, Upstream};
 
 /// Response content, of any origin.

@@ -10,8 +10,7 @@ use std::slice;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
 
-use crate::upstream::fields::line_of;
-use crate::upstream::http1::head::is_hop_by_hop;
+use crate::upstream::http1::lines::{Line, is_name};
 
 /// A request head.
 #[derive(Debug, Default)]
@@ -98,27 +97,30 @@ impl Known {
     /// Which one has this name, in whatever case.
     #[must_use]
     pub fn of(name: &[u8]) -> Option<Self> {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         // By length first: most fields are told apart by it without a comparison.
         Some(match name.len() {
-            2 if is("te") => Known::Te,
-            3 if is("via") => Known::Via,
-            4 if is("host") => Known::Host,
-            6 if is("accept") => Known::Accept,
-            6 if is("cookie") => Known::Cookie,
-            6 if is("expect") => Known::Expect,
-            7 if is("upgrade") => Known::Upgrade,
-            9 if is("forwarded") => Known::Forwarded,
-            10 if is("connection") => Known::Connection,
-            12 if is("content-type") => Known::ContentType,
-            12 if is("x-request-id") => Known::XRequestId,
-            14 if is("content-length") => Known::ContentLength,
-            15 if is("x-forwarded-for") => Known::XForwardedFor,
-            16 if is("x-forwarded-host") => Known::XForwardedHost,
-            16 if is("seawall-rehearse") => Known::Rehearse,
-            17 if is("transfer-encoding") => Known::TransferEncoding,
-            17 if is("x-forwarded-proto") => Known::XForwardedProto,
-            _ => return is_hop_by_hop(name).then_some(Known::HopByHop),
+            2 if is_name(name, b"te") => Known::Te,
+            3 if is_name(name, b"via") => Known::Via,
+            4 if is_name(name, b"host") => Known::Host,
+            6 if is_name(name, b"accept") => Known::Accept,
+            6 if is_name(name, b"cookie") => Known::Cookie,
+            6 if is_name(name, b"expect") => Known::Expect,
+            7 if is_name(name, b"upgrade") => Known::Upgrade,
+            9 if is_name(name, b"forwarded") => Known::Forwarded,
+            10 if is_name(name, b"connection") => Known::Connection,
+            12 if is_name(name, b"content-type") => Known::ContentType,
+            12 if is_name(name, b"x-request-id") => Known::XRequestId,
+            14 if is_name(name, b"content-length") => Known::ContentLength,
+            15 if is_name(name, b"x-forwarded-for") => Known::XForwardedFor,
+            16 if is_name(name, b"x-forwarded-host") => Known::XForwardedHost,
+            16 if is_name(name, b"seawall-rehearse") => Known::Rehearse,
+            17 if is_name(name, b"transfer-encoding") => Known::TransferEncoding,
+            17 if is_name(name, b"x-forwarded-proto") => Known::XForwardedProto,
+            10 if is_name(name, b"keep-alive") => Known::HopByHop,
+            16 if is_name(name, b"proxy-connection") => Known::HopByHop,
+            18 if is_name(name, b"proxy-authenticate") => Known::HopByHop,
+            19 if is_name(name, b"proxy-authorization") => Known::HopByHop,
+            _ => return None,
         })
     }
 
@@ -140,35 +142,12 @@ enum Form {
     /// Boxed: it is larger than all else of a head together.
     Map(Box<HeaderMap>),
     /// A head, and where in it the lines are.
-    Lines(Bytes, Vec<Line>),
+    Lines(Bytes, Vec<Line<Known>>),
 }
 
 impl Default for Form {
     fn default() -> Self {
         Form::Lines(Bytes::new(), Vec::new())
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Line {
-    known: Option<Known>,
-    name_length: u16,
-    name: u32,
-    value: u32,
-    value_length: u32,
-}
-
-impl Line {
-    fn of(head: &[u8], known: Option<Known>, name: &[u8], value: &[u8]) -> Option<Self> {
-        let at = place(head, name)?;
-        Some(Line {
-            known,
-            name: at,
-            name_length: name.len().try_into().ok()?,
-            // What is empty is nowhere.
-            value: if value.is_empty() { at } else { place(head, value)? },
-            value_length: value.len().try_into().ok()?,
-        })
     }
 }
 
@@ -191,15 +170,6 @@ enum Origin<'f> {
 }
 
 impl<'f> Field<'f> {
-    /// The whole line as it came, with its CRLF, if it has the form in which we write lines.
-    #[must_use]
-    pub fn line(&self) -> Option<&'f [u8]> {
-        match self.origin {
-            Origin::Map(..) => None,
-            Origin::Line(head) => line_of(head, self.name, self.value),
-        }
-    }
-
     /// As an entry of a map, which shares the value. `None` if it can be none: heads have been
     /// checked when they were read.
     #[must_use]
@@ -222,21 +192,12 @@ impl<'f> Field<'f> {
 }
 
 impl Fields {
-    /// None yet of the lines of this head, and room for so many.
+    /// The lines of this head, which a reader has found there.
     #[must_use]
-    pub fn lines(head: Bytes, count: usize) -> Self {
-        Fields { form: Form::Lines(head, Vec::with_capacity(count)), present: 0 }
-    }
-
-    /// Adds a line of the head that these are the [`Fields::lines`] of; a parser has found both parts
-    /// valid. False if they are no part of it, or if no name may be so long.
-    #[must_use]
-    pub fn push(&mut self, known: Option<Known>, name: &[u8], value: &[u8]) -> bool {
-        let Form::Lines(head, lines) = &mut self.form else { return false };
-        let Some(line) = Line::of(head, known, name, value) else { return false };
-        self.present |= known.map_or(0, Known::bit);
-        lines.push(line);
-        true
+    pub fn lines(head: Bytes, lines: Vec<Line<Known>>) -> Self {
+        let known = lines.iter().filter_map(|line| line.known);
+        let present = known.fold(0, |present, known| present | known.bit());
+        Fields { form: Form::Lines(head, lines), present }
     }
 
     /// Whether there is one of these.
@@ -248,7 +209,26 @@ impl Fields {
     /// The first value of this field.
     #[must_use]
     pub fn first(&self, known: Known) -> Option<&[u8]> {
-        self.all(known).next()
+        if !self.has(known) {
+            return None;
+        }
+        match &self.form {
+            Form::Map(_) => self.all(known).next(),
+            Form::Lines(head, lines) => {
+                lines.iter().find(|line| line.known == Some(known)).map(|line| line.value(head))
+            }
+        }
+    }
+
+    /// Whether there is more than one line of this field.
+    #[must_use]
+    pub fn is_repeated(&self, known: Known) -> bool {
+        match &self.form {
+            Form::Map(_) => self.all(known).nth(1).is_some(),
+            Form::Lines(_, lines) => {
+                lines.iter().filter(|line| line.known == Some(known)).nth(1).is_some()
+            }
+        }
     }
 
     /// Every value of this field.
@@ -285,6 +265,15 @@ impl Fields {
             Form::Lines(head, lines) => Lines::Lines(head, lines.iter()),
         };
         Iter { lines, only: None }
+    }
+
+    /// The head and the lines in it, if they came so.
+    #[must_use]
+    pub fn as_lines(&self) -> Option<(&Bytes, &[Line<Known>])> {
+        match &self.form {
+            Form::Map(_) => None,
+            Form::Lines(head, lines) => Some((head, lines)),
+        }
     }
 
     /// As a map, for whoever asks for more than is known.
@@ -329,7 +318,7 @@ pub struct Iter<'f> {
 #[derive(Debug)]
 enum Lines<'f> {
     Map(header::Iter<'f, HeaderValue>),
-    Lines(&'f Bytes, slice::Iter<'f, Line>),
+    Lines(&'f Bytes, slice::Iter<'f, Line<Known>>),
 }
 
 impl<'f> Iterator for Iter<'f> {
@@ -348,13 +337,10 @@ impl<'f> Iterator for Iter<'f> {
             }
             Lines::Lines(head, lines) => {
                 let line = lines.find(|line| only.is_none() || line.known == only)?;
-                let part = |at: u32, length: u32| {
-                    head.get(at as usize..at as usize + length as usize).unwrap_or_default()
-                };
                 Some(Field {
                     known: line.known,
-                    name: part(line.name, line.name_length.into()),
-                    value: part(line.value, line.value_length),
+                    name: line.name(head),
+                    value: line.value(head),
                     origin: Origin::Line(head),
                 })
             }
@@ -362,36 +348,33 @@ impl<'f> Iterator for Iter<'f> {
     }
 }
 
-/// Where in the head this part of it begins.
-fn place(head: &[u8], part: &[u8]) -> Option<u32> {
-    let at = (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
-    head.get(at..at.checked_add(part.len())?)?;
-    at.try_into().ok()
-}
-
 #[cfg(test)]
 /// Heads for the tests of others.
 pub mod tests {
     use super::*;
+    use crate::upstream::http1::lines::Reader;
     use http::header::{ACCEPT_LANGUAGE, COOKIE};
+
+    /// The fields of this head as lines.
+    pub fn read(head: Vec<u8>) -> Fields {
+        let limits = (&crate::config::model::UpstreamLimits::default()).into();
+        let mut reader = Reader::default();
+        reader.read(&head, &limits, Known::of).unwrap().unwrap();
+        Fields::lines(head.into(), reader.take())
+    }
 
     /// The same head in both forms.
     pub fn both(request: request::Builder) -> [Head; 2] {
         let parts = request.body(()).unwrap().into_parts().0;
-        let mut text = Vec::new();
+        let mut text = b"GET / HTTP/1.1\r\n".to_vec();
         for (name, value) in &parts.headers {
             text.extend_from_slice(name.as_str().as_bytes());
             text.extend_from_slice(b": ");
             text.extend_from_slice(value.as_bytes());
             text.extend_from_slice(b"\r\n");
         }
-        let text = Bytes::from(text);
-        let mut fields = Fields::lines(text.clone(), 0);
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let colon = line.iter().position(|byte| *byte == b':').unwrap();
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            assert!(fields.push(Known::of(name), name, value));
-        }
+        text.extend_from_slice(b"\r\n");
+        let fields = read(text);
         let lines = Head {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
@@ -440,12 +423,5 @@ pub mod tests {
             assert_eq!(Known::of(name.as_bytes()), None, "{name}");
         }
         assert!(Known::of(crate::failure::rehearsal::FIELD.as_str().as_bytes()).is_some());
-    }
-
-    #[test]
-    fn a_part_of_something_else_is_no_line() {
-        let mut fields = Fields::lines(Bytes::from_static(b"a: 1\r\n"), 1);
-        assert!(!fields.push(None, b"a", b""));
-        assert!(fields.is_empty());
     }
 }

@@ -10,7 +10,6 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::pieces::Pieces;
 use super::replay::Reader;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
@@ -20,6 +19,7 @@ use crate::config::model::Hold;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::exchange::{Framing, ResponseHead};
 use crate::upstream::fields::Fields;
+use crate::upstream::pieces::Pieces;
 
 /// How long a response of unknown length is held that may be read as a stream. Long enough for an
 /// app that writes its answer in two pieces, too short for anybody to see.
@@ -76,6 +76,8 @@ pub struct Held {
     pub trailers: Option<Box<HeaderMap>>,
     /// Nothing follows.
     pub whole: bool,
+    /// It was not all there with its head.
+    pub waited: bool,
 }
 
 /// Holds the response until it is whole, too large, or time is up.
@@ -83,7 +85,7 @@ pub struct Held {
 /// # Errors
 /// When either side fails before that: nothing has been committed.
 pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held, Broken> {
-    let mut held = Held { pieces: Pieces::default(), trailers: None, whole: false };
+    let mut held = Held::default();
     let mut size = 0;
     // The timer is made only for a response that is not whole at once.
     let mut timer = None;
@@ -96,6 +98,7 @@ pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held,
             if let Poll::Ready(piece) = exchange.poll_content(cx) {
                 return Poll::Ready(Some(piece));
             }
+            held.waited = true;
             let timer =
                 timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + terms.time)));
             timer.as_mut().poll(cx).map(|()| None)
@@ -131,14 +134,14 @@ fn is_stream(fields: &Fields) -> bool {
         return true;
     }
     let media_type = media_type(fields);
-    const STREAMS: [&[u8]; 5] = [
-        b"text/event-stream",
-        b"application/x-ndjson",
-        b"application/ndjson",
-        b"application/jsonl",
-        b"application/json-seq",
-    ];
-    STREAMS.iter().any(|stream| media_type.eq_ignore_ascii_case(stream))
+    let is = |stream: &[u8]| media_type.eq_ignore_ascii_case(stream);
+    let is_stream = match media_type.len() {
+        17 => is(b"text/event-stream") || is(b"application/jsonl"),
+        18 => is(b"application/ndjson"),
+        20 => is(b"application/x-ndjson") || is(b"application/json-seq"),
+        _ => false,
+    };
+    is_stream
         || starts_with_ignore_case(media_type, b"multipart/")
         || starts_with_ignore_case(media_type, b"application/grpc")
 }
@@ -151,7 +154,8 @@ fn is_useless_in_part(fields: &Fields, hold: &Hold) -> bool {
 
 fn media_type(fields: &Fields) -> &[u8] {
     let value = fields.content_type().unwrap_or_default();
-    value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    value.get(..end).unwrap_or_default().trim_ascii()
 }
 
 fn starts_with_ignore_case(value: &[u8], prefix: &[u8]) -> bool {
@@ -197,6 +201,9 @@ mod tests {
             (Framing::Chunked, "text/html", brief),
             (Framing::Length(5), "text/event-stream", none),
             (Framing::Chunked, "application/x-ndjson", none),
+            (Framing::Chunked, "Application/NDJSON", none),
+            (Framing::Chunked, "application/jsonl", none),
+            (Framing::Chunked, "application/json-seq", none),
             (Framing::Chunked, "multipart/x-mixed-replace", none),
             (Framing::Chunked, "application/grpc+proto", none),
         ];

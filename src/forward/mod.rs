@@ -21,7 +21,6 @@ pub mod head;
 pub mod hold;
 pub mod incoming;
 pub mod peer;
-pub mod pieces;
 pub mod replay;
 pub mod reply;
 pub mod request;
@@ -267,7 +266,7 @@ fn admit<'h>(
         None
     };
     let grpc = head.fields.first(Known::ContentType).filter(|value| render::is_grpc(value));
-    let grpc = grpc.and_then(|value| HeaderValue::from_bytes(value).ok());
+    let grpc = grpc.and_then(|value| HeaderValue::from_bytes(value).ok()).map(Box::new);
     let rehearsal = find_rehearsal(&route, &head.fields);
     let recording = worker.tracer.as_deref().map(|tracer| {
         // Boxed, and made elsewhere: most do not have it.

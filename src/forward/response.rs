@@ -5,13 +5,12 @@
 //! [`Held::commit`] every failure is still an answer.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, RETRY_AFTER, VIA};
+use http::header::{CONTENT_ENCODING, RETRY_AFTER};
 use tokio::time::Instant;
 
 use super::client::Client;
 use super::content::{Content, Ending, Relayed, Source};
 use super::hold;
-use super::pieces::Pieces;
 use super::reply::Reply;
 use super::retry::Answered;
 use super::settle::Held;
@@ -21,18 +20,21 @@ use crate::failure::{Failure, Phase};
 use crate::upstream::Outcome;
 use crate::upstream::exchange::ResponseHead;
 use crate::upstream::fields::Fields;
+use crate::upstream::pieces::Pieces;
 
 /// Events up to this size pass whole even where nothing is held.
 const LEAST_EVENT: usize = 8 * 1024;
 
 /// Answers with what the upstream said, or for it.
 pub fn respond(held: Held, client: &Client, answered: Answered, route: &super::Route) -> Reply {
-    let Answered { exchange, head, content, judgement, endpoint, in_flight, passage } = answered;
+    let Answered { exchange, head, content, judgement, now, endpoint, in_flight, passage } =
+        answered;
     let settings = &route.settings;
     client.withdraw_interim();
-    let verdict = match judgement {
-        Judgement::Known(verdict) => verdict,
-        Judgement::Inspect => {
+    let verdict = match judgement.map(|judgement| *judgement) {
+        None => Verdict::Healthy,
+        Some(Judgement::Known(verdict)) => verdict,
+        Some(Judgement::Inspect) => {
             let prefix = prefix(&content.pieces);
             let status = head.status.as_u16();
             app::inspect(&settings.policy, status, &head.fields.map(), &prefix, content.whole)
@@ -73,9 +75,10 @@ pub fn respond(held: Held, client: &Client, answered: Answered, route: &super::R
     add_fields(&mut fields, &held);
     let committed = held.commit(status.as_u16());
     let body = if content.whole {
-        let now = Instant::now();
+        let now = now.unwrap_or_else(Instant::now);
         source.finish(now);
         committed.finish(now);
+        client.served.set(Some(now));
         Content::held(content.pieces, content.trailers)
     } else {
         source.passage = source.passage.and_then(|passage| passage.begun(source.outcome));
@@ -142,8 +145,6 @@ fn prefix(pieces: &Pieces) -> Bytes {
 
 /// The two fields that every response through seawall has.
 pub fn add_fields(fields: &mut Fields, held: &Held) {
-    // RFC 9110 §7.6.3, appended behind those of proxies before us.
     let Some(subject) = held.subject() else { return };
-    fields.append(&VIA, &subject.worker.via);
-    fields.set_request_id(subject.id.as_bytes());
+    fields.add_ours(&subject.worker.via, subject.id.as_bytes());
 }

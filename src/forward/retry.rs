@@ -15,7 +15,9 @@
 //! what makes somebody work twice needs a withdrawal from the budget, which is not filled while
 //! nothing succeeds.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode, Version};
@@ -35,7 +37,7 @@ use crate::failure::{ClientFailure, Failure, Kind};
 use crate::telemetry::metrics::RetryResult;
 use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{
-    Asked, Broken, Exchange, Fate, Framing, Head, Request, ResponseHead,
+    Asked, Broken, Came, Exchange, Fate, Framing, Request, ResponseHead,
 };
 use crate::upstream::upload::ContentLimit;
 use crate::upstream::{Choice, InFlight, Link, Need, Outcome, balance, http1, http2};
@@ -51,8 +53,10 @@ pub struct Answered {
     pub head: ResponseHead,
     /// What is held of the content.
     pub content: hold::Held,
-    /// What the head says about the app.
-    pub judgement: Judgement,
+    /// What the head says about the app, if it is not that all is well. Boxed: it is nearly always.
+    pub judgement: Option<Box<Judgement>>,
+    /// When it came, if that was now.
+    pub now: Option<Instant>,
     /// Who answered.
     pub endpoint: Choice,
     /// The request counts as in flight there until this is dropped.
@@ -251,7 +255,8 @@ impl Attempts<'_> {
     async fn run(&self, endpoint: &Choice, need: Need, now: Instant) -> Result<Answered, Trouble> {
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
-        let (link, sent) = match upstream.idle_link(endpoint, need, now) {
+        let idle = poll_fn(|cx| Poll::Ready(upstream.idle_link(endpoint, need, now, cx)));
+        let (link, sent) = match idle.await {
             Some(link) => (link, now),
             None => {
                 let told = self.outgoing.extra.peer.told.as_deref();
@@ -261,52 +266,50 @@ impl Attempts<'_> {
             }
         };
         let mut exchange = self.exchange(endpoint, link, sent)?;
-        let head = match self.final_head(&mut exchange).await {
-            Ok(head) => head,
-            Err(broken) => {
-                if let (Some(slot), Broken::Upstream(failure)) = (slot, &broken) {
-                    slot.failed(failure);
-                }
-                return Err(trouble(broken, &exchange));
+        let mut head = ResponseHead::awaited();
+        if let Err(broken) = self.final_head(&mut exchange, &mut head).await {
+            if let (Some(slot), Broken::Upstream(failure)) = (slot, &broken) {
+                slot.failed(failure);
             }
-        };
+            return Err(trouble(broken, &exchange));
+        }
         let elapsed = sent.elapsed();
         upstream.metrics().head_received(elapsed);
         if let Some(slot) = slot {
             slot.answered(elapsed);
         }
+        let answered = |exchange, head, content: hold::Held, judgement| Answered {
+            // As long as nothing has been waited for, no time has passed.
+            now: (!content.waited).then(|| sent + elapsed),
+            exchange,
+            head,
+            content,
+            judgement,
+            endpoint: endpoint.clone(),
+            in_flight: None,
+            passage: None,
+        };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let judgement = Judgement::Known(Verdict::Healthy);
-            let content = hold::Held::default();
-            let (endpoint, in_flight, passage) = (endpoint.clone(), None, None);
-            return Ok(Answered {
-                exchange,
-                head,
-                content,
-                judgement,
-                endpoint,
-                in_flight,
-                passage,
-            });
+            return Ok(answered(exchange, head, hold::Held::default(), None));
         }
         let settings = &self.route.settings;
         let status = head.status.as_u16();
         let judgement = match app::says_nothing(&settings.policy, status) {
-            true => Judgement::Known(Verdict::Healthy),
-            false => app::judge(&settings.policy, status, &head.fields.map()),
+            true => None,
+            false => match app::judge(&settings.policy, status, &head.fields.map()) {
+                Judgement::Known(Verdict::Healthy) => None,
+                judgement => Some(Box::new(judgement)),
+            },
         };
         let mut terms = match self.outgoing.may_hold {
             true => Terms::of(&head, &settings.hold),
             false => Terms::none(),
         };
-        if judgement != Judgement::Known(Verdict::Healthy) {
+        if judgement.is_some() {
             terms = terms.at_least(INSPECT_BYTES, settings.hold.time);
         }
         match hold::hold(&mut exchange, terms).await {
-            Ok(content) => {
-                let (endpoint, in_flight, passage) = (endpoint.clone(), None, None);
-                Ok(Answered { exchange, head, content, judgement, endpoint, in_flight, passage })
-            }
+            Ok(content) => Ok(answered(exchange, head, content, judgement)),
             Err(broken) => Err(trouble(broken, &exchange)),
         }
     }
@@ -345,7 +348,7 @@ impl Attempts<'_> {
                 let head = rewrite::http1(outgoing.head, &outgoing.extra);
                 let request = common.with_head(head);
                 let exchange = http1::exchange::Exchange::new(connection, settings, request);
-                Exchange::Http1(Box::new(exchange))
+                Exchange::Http1(exchange)
             }
             Link::Http2(lease) => {
                 let scheme = upstream.scheme(endpoint);
@@ -365,17 +368,18 @@ impl Attempts<'_> {
         if another && !retry.attempt.is_zero() { all.min(retry.attempt) } else { all }
     }
 
-    async fn final_head(&self, exchange: &mut Exchange<Reader>) -> Result<ResponseHead, Broken> {
-        loop {
-            let interim = match exchange.head().await? {
-                Head::Final(head) => return Ok(head),
-                Head::Interim(head) => Box::new(head),
-            };
+    async fn final_head(
+        &self,
+        exchange: &mut Exchange<Reader>,
+        head: &mut ResponseHead,
+    ) -> Result<(), Broken> {
+        while exchange.head(head).await? == Came::Interim {
             // The client's connection says 100 itself, when the first content is asked for.
-            if interim.status != StatusCode::CONTINUE {
-                self.client.pass_interim(&interim, self.outgoing.head.version).await;
+            if head.status != StatusCode::CONTINUE {
+                self.client.pass_interim(head, self.outgoing.head.version).await;
             }
         }
+        Ok(())
     }
 
     fn need(&self, usual: Need) -> Need {

@@ -231,6 +231,7 @@ async fn serve_one(
     let sent = poll_fn(|cx| match sending.poll(&mut Writer(wire), cx) {
         Ok(Waiting::Done) => Poll::Ready(Ok(())),
         Ok(Waiting::Upstream | Waiting::Client | Waiting::Continue) => {
+            client.served.set(None);
             wire.borrow_mut().poll_client(cx).map(|()| Err(()))
         }
         // The client takes no more, or the response was cut off.

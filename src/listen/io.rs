@@ -12,6 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::net::TcpStream;
 use crate::upstream::deadline::Deadline;
+use crate::upstream::http1::fill::Readable;
 
 /// The transport below HTTP.
 #[derive(Debug)]
@@ -101,6 +102,17 @@ impl ClientIo {
         }
         ready!(blocked.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Readable for ClientIo {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.transport {
+            // An error is for the read to tell.
+            Transport::Tcp(tcp) if self.early.is_empty() => tcp.poll_read_ready(cx).map(drop),
+            // There may be something in the session.
+            Transport::Tcp(_) | Transport::Tls(_) => Poll::Ready(()),
+        }
     }
 }
 

@@ -74,15 +74,13 @@ fn path_rank(path: &PathPattern) -> (u8, usize) {
 
 /// `uri-host [ ":" port ]` without the port; the brackets of an IPv6 address stay.
 fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => {
-            if name.starts_with('[') && !name.ends_with(']') {
-                host
-            } else {
-                name
-            }
+    let digits = host.bytes().rev().take_while(u8::is_ascii_digit).count();
+    match host.get(..host.len() - digits).and_then(|rest| rest.strip_suffix(':')) {
+        Some(name) if name.ends_with(':') || (name.starts_with('[') && !name.ends_with(']')) => {
+            host
         }
-        _ => host,
+        Some(name) => name,
+        None => host,
     }
 }
 

@@ -1,11 +1,12 @@
 //! One timer per connection whose deadline moves without touching the timer wheel.
 //!
 //! A new tokio sleep costs about 430 ns, a re-used one whose deadline only moves later about 50:
-//! the sleep stays registered at its old instant, fires early once, and is then re-armed.
+//! the sleep stays registered at its old instant, fires early once, and is then re-armed. While the
+//! same task asks, it is not even polled.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -15,6 +16,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct Deadline {
     at: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom the sleep wakes, if that is known.
+    waker: Option<Waker>,
 }
 
 impl Deadline {
@@ -34,6 +37,23 @@ impl Deadline {
         self.at = Some(now + after);
     }
 
+    /// Sets the deadline to `after` from `now`, which is the time of this poll, and polls it. For who
+    /// is always polled by the same task: it is woken by the sleep of an earlier deadline, which is not
+    /// polled again while it has not fired.
+    pub fn start(&mut self, now: Instant, after: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let at = now + after;
+        self.at = Some(at);
+        let is_woken = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if let (true, Some(sleep)) = (is_woken, &self.sleep)
+            && sleep.deadline() > now
+            && sleep.deadline() <= at
+        {
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
+        self.poll(cx)
+    }
+
     /// No deadline until the next [`Deadline::set`].
     pub fn clear(&mut self) {
         self.at = None;
@@ -42,6 +62,9 @@ impl Deadline {
     /// Ready once the deadline has passed; pending for ever while none is set.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else { return Poll::Pending };
+        if self.waker.as_ref().is_some_and(|waker| !waker.will_wake(cx.waker())) {
+            self.waker = None;
+        }
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
@@ -91,6 +114,41 @@ mod tests {
         deadline.clear();
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(futures_poll(&mut deadline).await.is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_set_again_and_again_fires_once_it_is_not() {
+        let mut deadline = Deadline::new();
+        for _ in 0..10 {
+            assert!(started(&mut deadline, 3).await.is_pending());
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+        assert!(started(&mut deadline, 3).await.is_pending());
+        let start = Instant::now();
+        poll_fn(|cx| deadline.poll(cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        assert!(started(&mut deadline, 2).await.is_pending());
+        assert!(started(&mut deadline, 1).await.is_pending());
+        poll_fn(|cx| deadline.poll(cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_another_task_has_polled_wakes_the_one_that_waits() {
+        let mut deadline = Deadline::new();
+        for other in [true, false, true] {
+            assert!(started(&mut deadline, 1).await.is_pending());
+            if other {
+                assert!(deadline.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            }
+            assert!(started(&mut deadline, 2).await.is_pending());
+            poll_fn(|cx| deadline.poll(cx)).await;
+        }
+    }
+
+    async fn started(deadline: &mut Deadline, seconds: u64) -> Poll<()> {
+        let after = Duration::from_secs(seconds);
+        poll_fn(|cx| Poll::Ready(deadline.start(Instant::now(), after, cx))).await
     }
 
     async fn futures_poll(deadline: &mut Deadline) -> Poll<()> {

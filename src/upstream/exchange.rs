@@ -47,6 +47,19 @@ pub struct ResponseHead {
     pub keep_alive: bool,
 }
 
+impl ResponseHead {
+    /// The place of one that has not come.
+    #[must_use]
+    pub fn awaited() -> Self {
+        ResponseHead {
+            status: StatusCode::OK,
+            fields: Fields::none(),
+            framing: Framing::Empty,
+            keep_alive: false,
+        }
+    }
+}
+
 /// What the request was, as far as the response's framing depends on it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
@@ -58,13 +71,13 @@ pub struct Asked {
     pub lines: bool,
 }
 
-/// A head of the response.
-#[derive(Debug)]
-pub enum Head {
-    /// A 1xx (RFC 9110 §15.2): another head follows.
-    Interim(ResponseHead),
-    /// The response itself.
-    Final(ResponseHead),
+/// Which head of the response has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// That of a 1xx (RFC 9110 §15.2): another one follows.
+    Interim,
+    /// That of the response itself.
+    Final,
 }
 
 /// A piece of the response content.
@@ -162,14 +175,14 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Source>,
 {
-    /// The next head of the response.
+    /// The next head of the response, put into `head`: it is too large to be handed up from call to call.
     ///
     /// # Errors
     /// When either side fails first.
-    pub async fn head(&mut self) -> Result<Head, Broken> {
+    pub async fn head(&mut self, head: &mut ResponseHead) -> Result<Came, Broken> {
         poll_fn(|cx| match self {
-            Exchange::Http1(exchange) => exchange.poll_head(cx),
-            Exchange::Http2(exchange) => exchange.poll_head(cx),
+            Exchange::Http1(exchange) => exchange.poll_head(head, cx),
+            Exchange::Http2(exchange) => exchange.poll_head(head, cx),
         })
         .await
     }

@@ -8,8 +8,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, VIA};
 use http::{HeaderMap, StatusCode, Version};
+
+use super::http1::lines::{Line, Run, is_name};
+use super::http1::upload::extend_field;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -17,11 +20,71 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Room for the fields of an answer of ours, and for its content.
 const ROOM: usize = 1024;
 
+/// A field of a response that somebody asks for, or that speaks to this hop only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Connection.
+    Connection,
+    /// Content-Length.
+    ContentLength,
+    /// Content-Type.
+    ContentType,
+    /// Date.
+    Date,
+    /// Another one that describes the connection (RFC 9110 §7.6.1).
+    HopByHop,
+    /// Transfer-Encoding.
+    TransferEncoding,
+    /// Upgrade.
+    Upgrade,
+    /// X-Accel-Buffering.
+    XAccelBuffering,
+    /// X-Request-Id.
+    XRequestId,
+}
+
+impl Known {
+    /// Which one has this name, in whatever case.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Option<Self> {
+        // By length first: most fields are told apart by it without a comparison.
+        Some(match name.len() {
+            2 if is_name(name, b"te") => Known::HopByHop,
+            4 if is_name(name, b"date") => Known::Date,
+            7 if is_name(name, b"upgrade") => Known::Upgrade,
+            10 if is_name(name, b"connection") => Known::Connection,
+            10 if is_name(name, b"keep-alive") => Known::HopByHop,
+            12 if is_name(name, b"content-type") => Known::ContentType,
+            12 if is_name(name, b"x-request-id") => Known::XRequestId,
+            14 if is_name(name, b"content-length") => Known::ContentLength,
+            16 if is_name(name, b"proxy-connection") => Known::HopByHop,
+            17 if is_name(name, b"transfer-encoding") => Known::TransferEncoding,
+            17 if is_name(name, b"x-accel-buffering") => Known::XAccelBuffering,
+            18 if is_name(name, b"proxy-authenticate") => Known::HopByHop,
+            19 if is_name(name, b"proxy-authorization") => Known::HopByHop,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is for this hop only, as what describes the connection or frames the content.
+    #[must_use]
+    pub fn is_of_this_hop(self) -> bool {
+        match self {
+            Known::Connection
+            | Known::ContentLength
+            | Known::HopByHop
+            | Known::TransferEncoding
+            | Known::Upgrade => true,
+            Known::ContentType | Known::Date | Known::XAccelBuffering | Known::XRequestId => false,
+        }
+    }
+}
+
 /// End-to-end fields, and what we add to them.
 #[derive(Debug)]
 pub enum Fields {
-    /// As a map.
-    Map(HeaderMap),
+    /// As a map. Boxed: it is twice as large as lines, and moved as often.
+    Map(Box<HeaderMap>),
     /// As lines.
     Lines(Lines),
 }
@@ -32,9 +95,9 @@ pub enum Fields {
 pub struct Lines {
     text: BytesMut,
     /// Where the fields begin.
-    start: usize,
+    start: u16,
     /// Where the first Content-Type's value lies; empty if there is none.
-    content_type: Range<usize>,
+    content_type: (u32, u32),
     /// `X-Accel-Buffering: no`.
     unbuffered: bool,
     date: bool,
@@ -48,7 +111,9 @@ impl Lines {
     pub fn new(status: StatusCode, room: usize) -> Self {
         const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
         let reason = status.canonical_reason().unwrap_or_default();
-        let mut text = BytesMut::with_capacity(OK.len() + reason.len() + room);
+        // The allocator likes powers of two best (benches/README.md).
+        let mut text =
+            BytesMut::with_capacity((OK.len() + reason.len() + room).next_power_of_two());
         match status {
             StatusCode::OK => text.put_slice(OK),
             _ => {
@@ -59,45 +124,57 @@ impl Lines {
                 text.put_slice(b"\r\n");
             }
         }
-        Lines { start: text.len(), text, ..Lines::default() }
+        // No reason is as long as that.
+        let start = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        Lines { start, text, ..Lines::default() }
     }
 
-    /// Appends a line. Both parts are valid: a parser or a `HeaderValue` has seen them.
+    /// Appends a line. Both parts are valid: a reader or a `HeaderValue` has seen them.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        let text = &mut self.text;
-        text.reserve(name.len() + value.len() + 4);
-        text.put_slice(name);
-        text.put_slice(b": ");
-        text.put_slice(value);
-        text.put_slice(b"\r\n");
-        self.note(name, value);
-    }
-
-    /// Appends a line that was parsed from this head; in one copy, if it stands there in the form
-    /// that is written here.
-    pub fn pass(&mut self, head: &[u8], name: &[u8], value: &[u8]) {
-        match line_of(head, name, value) {
-            Some(line) => {
-                self.text.extend_from_slice(line);
-                self.note(name, value);
-            }
-            None => self.push(name, value),
+        extend_field(&mut self.text, name, value);
+        if let Some(known) = Known::of(name) {
+            let end = self.text.len() - b"\r\n".len();
+            self.note(known, value, end - value.len()..end);
         }
     }
 
-    /// Notes the line that was just appended, if somebody will ask for it.
-    fn note(&mut self, name: &[u8], value: &[u8]) {
-        let end = self.text.len() - b"\r\n".len();
-        let start = end - value.len();
-        // Few lines have names as long as these.
-        match name.len() {
-            4 => self.date |= is(name, &DATE),
-            14 => self.length |= is(name, &CONTENT_LENGTH),
-            12 if self.content_type.is_empty() && is(name, &CONTENT_TYPE) => {
-                self.content_type = start..end;
+    /// Appends the lines of this head but those that `is_hop`.
+    ///
+    /// # Errors
+    /// Those of `is_hop`.
+    pub fn pass<E>(
+        &mut self,
+        head: &[u8],
+        lines: &[Line<Known>],
+        mut is_hop: impl FnMut(&Line<Known>) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let mut run = Run::default();
+        for line in lines {
+            if is_hop(line)? {
+                continue;
             }
-            12 => self.request_id |= is(name, &X_REQUEST_ID),
-            17 => self.unbuffered |= value == b"no" && is(name, &X_ACCEL_BUFFERING),
+            run.pass(line, head, &mut self.text);
+            if let Some(known) = line.known {
+                self.note(known, line.value(head), run.value_range(line, &self.text));
+            }
+        }
+        run.end(head, &mut self.text);
+        Ok(())
+    }
+
+    /// Notes a line whose value stands there in the text, if somebody will ask for it.
+    fn note(&mut self, known: Known, value: &[u8], place: Range<usize>) {
+        match known {
+            Known::Date => self.date = true,
+            Known::ContentLength => self.length = true,
+            Known::ContentType if self.content_type == (0, 0) => {
+                // No head is as long as that.
+                if let (Ok(start), Ok(end)) = (place.start.try_into(), place.end.try_into()) {
+                    self.content_type = (start, end);
+                }
+            }
+            Known::XRequestId => self.request_id = true,
+            Known::XAccelBuffering => self.unbuffered |= value == b"no",
             _ => {}
         }
     }
@@ -116,7 +193,7 @@ impl Lines {
     }
 
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let fields = self.text.get(self.start..).unwrap_or_default();
+        let fields = self.text.get(self.start.into()..).unwrap_or_default();
         fields.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
             let colon = memchr::memchr(b':', line)?;
             let (name, value) = line.split_at_checked(colon)?;
@@ -143,24 +220,12 @@ impl Lines {
             start: self.start,
             ..Lines::default()
         };
-        kept.text.put_slice(self.text.get(..self.start).unwrap_or_default());
+        kept.text.put_slice(self.text.get(..self.start.into()).unwrap_or_default());
         for (name, value) in self.iter().filter(|(name, _)| !is(name, unwanted)) {
             kept.push(name, value);
         }
         *self = kept;
     }
-}
-
-/// The whole line of the head in which this name and this value stand, if there is nothing else in it
-/// but `: ` between them and CRLF behind.
-#[must_use]
-pub fn line_of<'h>(head: &'h [u8], name: &[u8], value: &[u8]) -> Option<&'h [u8]> {
-    let offset = |part: &[u8]| (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize);
-    let (start, value_start) = (offset(name)?, offset(value)?);
-    let end = value_start.checked_add(value.len())?;
-    let line = head.get(start..end.checked_add(2)?)?;
-    let between = line.get(name.len()..value_start.checked_sub(start)?)?;
-    (between == b": " && line.ends_with(b"\r\n")).then_some(line)
 }
 
 fn is(name: &[u8], known: &HeaderName) -> bool {
@@ -169,16 +234,22 @@ fn is(name: &[u8], known: &HeaderName) -> bool {
 
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
-        Fields::Map(map)
+        Fields::Map(Box::new(map))
     }
 }
 
 impl Fields {
+    /// None, and no room for any.
+    #[must_use]
+    pub fn none() -> Self {
+        Fields::Lines(Lines::default())
+    }
+
     /// None yet, in the form that a client of this version is sent.
     #[must_use]
     pub fn new(status: StatusCode, version: Version) -> Self {
         match version {
-            Version::HTTP_2 => Fields::Map(HeaderMap::new()),
+            Version::HTTP_2 => Fields::from(HeaderMap::new()),
             _ => Fields::Lines(Lines::new(status, ROOM)),
         }
     }
@@ -187,7 +258,7 @@ impl Fields {
     #[must_use]
     pub fn map(&self) -> Cow<'_, HeaderMap> {
         match self {
-            Fields::Map(map) => Cow::Borrowed(map),
+            Fields::Map(map) => Cow::Borrowed(&**map),
             Fields::Lines(lines) => Cow::Owned(lines.to_map()),
         }
     }
@@ -196,7 +267,7 @@ impl Fields {
     #[must_use]
     pub fn into_map(self) -> HeaderMap {
         match self {
-            Fields::Map(map) => map,
+            Fields::Map(map) => *map,
             Fields::Lines(lines) => lines.to_map(),
         }
     }
@@ -209,6 +280,22 @@ impl Fields {
             }
             Fields::Lines(lines) => lines.push(name.as_str().as_bytes(), value.as_bytes()),
         }
+    }
+
+    /// Adds the two fields that every response has through us: how it came (RFC 9110 §7.6.3), behind
+    /// what proxies before us have said, and the request id.
+    pub fn add_ours(&mut self, via: &HeaderValue, id: &[u8]) {
+        match self {
+            Fields::Map(map) => {
+                map.append(VIA, via.clone());
+            }
+            Fields::Lines(lines) => {
+                lines.text.extend_from_slice(b"via: ");
+                lines.text.extend_from_slice(via.as_bytes());
+                lines.text.extend_from_slice(b"\r\n");
+            }
+        }
+        self.set_request_id(id);
     }
 
     /// Sets the request id: whatever the app has said there, it is ours.
@@ -225,7 +312,10 @@ impl Fields {
                 if lines.request_id {
                     lines.remove(&X_REQUEST_ID);
                 }
-                lines.push(X_REQUEST_ID.as_str().as_bytes(), id);
+                lines.request_id = true;
+                lines.text.extend_from_slice(b"x-request-id: ");
+                lines.text.extend_from_slice(id);
+                lines.text.extend_from_slice(b"\r\n");
             }
         }
     }
@@ -263,8 +353,10 @@ impl Fields {
     pub fn content_type(&self) -> Option<&[u8]> {
         match self {
             Fields::Map(map) => map.get(CONTENT_TYPE).map(HeaderValue::as_bytes),
-            Fields::Lines(lines) if lines.content_type.is_empty() => None,
-            Fields::Lines(lines) => lines.text.get(lines.content_type.clone()),
+            Fields::Lines(lines) => match lines.content_type {
+                (0, 0) => None,
+                (start, end) => lines.text.get(start as usize..end as usize),
+            },
         }
     }
 
@@ -310,7 +402,7 @@ mod tests {
             map.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
             lines.push(name.as_bytes(), value.as_bytes());
         }
-        [Fields::Map(map), Fields::Lines(lines)]
+        [Fields::from(map), Fields::Lines(lines)]
     }
 
     #[test]
@@ -332,7 +424,7 @@ mod tests {
     fn both_forms_are_changed_alike() {
         let mut forms = both();
         for fields in &mut forms {
-            fields.set_request_id(b"ours");
+            fields.add_ours(&HeaderValue::from_static("1.1 us"), b"ours");
             fields.remove(&HeaderName::from_static("set-cookie"));
             fields.append(&DATE, &HeaderValue::from_static("now"));
             fields.append(&X_ACCEL_BUFFERING, &HeaderValue::from_static("no"));
@@ -341,22 +433,46 @@ mod tests {
         }
         let [map, lines] = forms;
         assert_eq!(lines.map()["x-request-id"], "ours");
+        assert_eq!(lines.map()["via"], "1.1 us");
         assert_eq!(map.into_map(), lines.into_map());
     }
 
     #[test]
-    fn a_line_in_another_form_is_brought_into_ours() {
-        let head = b"A: 1\r\nB:2\r\nC:\t3\r\nD: 4 \r\nE: \r\nF: 6\r\n";
-        let mut lines = Lines::new(StatusCode::OK, 0);
-        for (name, value) in
-            [(0..1, 3..4), (6..7, 8..9), (11..12, 14..15), (17..18, 20..21), (29..30, 32..33)]
-        {
-            lines.pass(head, &head[name], &head[value]);
+    fn a_line_in_another_form_is_brought_into_ours_wherever_it_stands() {
+        let lines = [
+            ("A: 1", "A: 1"),
+            ("te: x", ""),
+            ("B:2", "B: 2"),
+            ("Content-Type:\ta/b ", "Content-Type: a/b"),
+            ("D: ", "D: "),
+            ("Date: now", "Date: now"),
+            ("F:", "F: "),
+        ];
+        let limits = (&crate::config::model::UpstreamLimits::default()).into();
+        // Every order of neighbours: each line is the first, and each follows each.
+        for first in 0..lines.len() {
+            for step in 1..lines.len() {
+                let order = (0..lines.len()).map(|at| lines[(first + at * step) % lines.len()]);
+                let (mut head, mut expected) = ("x\r\n".to_owned(), String::new());
+                for (given, written) in order {
+                    head.extend([given, "\r\n"]);
+                    expected.extend([written, if written.is_empty() { "" } else { "\r\n" }]);
+                }
+                head.push_str("\r\n");
+                let mut reader = crate::upstream::http1::head::Reader::default();
+                reader.read(head.as_bytes(), &limits, Known::of).unwrap().unwrap();
+                let mut passed = Lines::new(StatusCode::OK, 0);
+                let is_hop =
+                    |line: &Line<Known>| Ok::<_, ()>(line.known.is_some_and(Known::is_of_this_hop));
+                passed.pass(head.as_bytes(), reader.lines(), is_hop).unwrap();
+                let fields = Fields::Lines(passed);
+                assert_eq!(fields.content_type(), Some(&b"a/b"[..]));
+                assert!(fields.has_date());
+                let Fields::Lines(passed) = fields else { panic!("lines") };
+                let text = passed.into_text();
+                assert_eq!(text, format!("HTTP/1.1 200 OK\r\n{expected}"));
+            }
         }
-        lines.pass(head, b"A", b"1");
-        lines.pass(head, &head[24..25], b"");
-        let expected = "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nF: 6\r\nA: 1\r\nE: \r\n";
-        assert_eq!(lines.into_text(), expected);
     }
 
     #[test]

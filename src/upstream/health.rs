@@ -20,7 +20,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::Target;
-use super::exchange::{Asked, Broken, Exchange, Framing, Head, Piece, Request, ResponseHead};
+use super::exchange::{Asked, Broken, Came, Exchange, Framing, Piece, Request, ResponseHead};
 use super::http2::session::{Session, Sessions};
 use super::pool::{Connection, Ticket};
 use super::set::Member;
@@ -237,7 +237,7 @@ fn over_http1(shared: &Shared, stream: Stream, head: &str, asked: Asked) -> Exch
     let request = Request { asked, ..request }.with_head(BytesMut::from(head));
     let connection = Connection::new(stream, Ticket::beside(shared.metrics.connections()));
     let exchange = http1::exchange::Exchange::new(connection, Arc::clone(settings), request);
-    Exchange::Http1(Box::new(exchange))
+    Exchange::Http1(exchange)
 }
 
 /// The only exchange on this HTTP/2 connection.
@@ -278,11 +278,9 @@ fn request(head_timeout: Duration, content: Content) -> Request<(), Content> {
 }
 
 async fn final_head(exchange: &mut Exchange<Content>) -> Result<ResponseHead, Broken> {
-    loop {
-        if let Head::Final(head) = exchange.head().await? {
-            return Ok(head);
-        }
-    }
+    let mut head = ResponseHead::awaited();
+    while exchange.head(&mut head).await? == Came::Interim {}
+    Ok(head)
 }
 
 /// The first [`MOST`] bytes.

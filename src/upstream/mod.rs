@@ -21,6 +21,7 @@ pub mod http1;
 pub mod http2;
 mod link;
 pub mod pending;
+pub mod pieces;
 pub mod pool;
 pub mod proxy_protocol;
 pub mod room;

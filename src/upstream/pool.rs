@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::deadline::Deadline;
 use super::http1::buffers;
 use super::http1::fill::Fill;
+use super::http1::head;
 use super::pending::Share;
 use super::room::ConnectionPlace;
 use super::stream::Stream;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub stream: Stream,
     /// What was read and not yet consumed: empty between two exchanges.
     pub buf: BytesMut,
+    /// How far the head has been read that is coming.
+    pub head: head::Reader,
     /// How much is read at a time.
     pub fill: Fill,
     /// The timer of whatever is being waited for.
@@ -47,6 +50,7 @@ impl Connection {
         Box::new(Connection {
             stream,
             buf: BytesMut::new(),
+            head: head::Reader::default(),
             fill: Fill::default(),
             deadline: Deadline::new(),
             reused: false,
@@ -220,18 +224,20 @@ impl Pool {
         Pool { idle: RefCell::new(VecDeque::new()), capacity, keep_alive }
     }
 
-    /// The connection used last, if one is idle and still open. Like all times here, `now` is the
-    /// caller's: a request reads the clock as seldom as it can.
-    pub fn take(&self, now: Instant) -> Option<Box<Connection>> {
-        // The reactor wakes whoever asked last; an idle connection needs no waking.
-        let mut cx = Context::from_waker(Waker::noop());
+    /// The connection used last, if one is idle and still open. The task of `cx` will use it: it is woken
+    /// when there is something to read. Like all times here, `now` is the caller's: a request reads the
+    /// clock as seldom as it can.
+    pub fn take(&self, now: Instant, cx: &mut Context<'_>) -> Option<Box<Connection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop_back()?;
             if now.saturating_duration_since(since) < self.keep_alive
-                && connection.stream.is_quiet(&mut cx)
+                && connection.stream.is_quiet(cx)
             {
                 connection.ticket.set_idle(false);
                 connection.reused = true;
+                if matches!(connection.stream, Stream::Tcp(_)) {
+                    connection.fill.was_asked();
+                }
                 return Some(connection);
             }
         }

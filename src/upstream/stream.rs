@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
+use super::http1::fill::Readable;
 use crate::net::TcpStream;
 
 /// A connected stream to an endpoint.
@@ -57,6 +58,17 @@ impl Stream {
                 // guessing wrong costs a request.)
                 matches!(tcp.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
             }
+        }
+    }
+}
+
+impl Readable for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // An error is for the read to tell.
+            Stream::Tcp(tcp) => tcp.poll_read_ready(cx).map(drop),
+            // There may be something in the session.
+            Stream::Tls(_) => Poll::Ready(()),
         }
     }
 }

@@ -1,11 +1,10 @@
-//! Request heads: found in one scan, parsed once (RFC 9112 §2, §3).
+//! Request heads (RFC 9112 §2, §3).
 //!
 //! A head that two readers could understand differently is refused, because whoever stands before
 //! us may have understood it in the other way: bare line feeds, obsolete folding, more than one
 //! length, a length beside Transfer-Encoding. What else is wrong with a request, and does not put
 //! in doubt where it ends, is told by `forward`, in an answer of more words.
 
-use std::mem::MaybeUninit;
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -14,8 +13,12 @@ use http::{Method, Uri, Version};
 use crate::failure::ClientFailure;
 use crate::forward::head::{Fields, Head, Known};
 use crate::upstream::exchange::Framing;
-use crate::upstream::http1::head::{ON_STACK, Scanner, parse_length};
+use crate::upstream::http1::head::parse_length;
+use crate::upstream::http1::lines;
 use crate::upstream::http1::{MessageError, MessageLimits};
+
+/// Reads request heads.
+pub type Reader = lines::Reader<Known>;
 
 /// The longest target that [`Uri`] can hold.
 const LONGEST_TARGET: usize = 65_534;
@@ -41,46 +44,30 @@ pub struct Request {
 /// # Errors
 /// What is wrong with it. Nothing behind it can be trusted then.
 pub fn take(
-    scanner: &mut Scanner,
+    reader: &mut Reader,
     buf: &mut BytesMut,
     limits: &MessageLimits,
 ) -> Result<Option<Request>, ClientFailure> {
     // Empty lines before a request are skipped (RFC 9112 §2.2).
-    while scanner.is_in_first_line() && buf.starts_with(b"\r\n") {
+    while reader.is_in_first_line() && buf.starts_with(b"\r\n") {
         buf.advance(2);
-        *scanner = Scanner::default();
+        reader.restart();
     }
     if buf.is_empty() {
         return Ok(None);
     }
-    let in_first_line = scanner.is_in_first_line();
-    let length = match scanner.scan(buf, limits) {
+    let in_first_line = reader.is_in_first_line();
+    let length = match reader.read(buf, limits, Known::of) {
         Ok(Some(length)) => length,
         Ok(None) if in_first_line && !may_begin_request(buf) => {
             // What is not HTTP is told at once, not after a time limit.
             return Err(ClientFailure::BadRequest);
         }
         Ok(None) => return Ok(None),
-        Err(error) => return Err(refused(error, scanner)),
+        Err(error) => return Err(refused(error, reader)),
     };
-    let scanner = std::mem::take(scanner);
     // Shared, not copied: the request's parts are slices of it, and are gone before the next one.
-    let bytes = buf.split_to(length).freeze();
-    let (mut on_stack, mut more);
-    let fields: &mut [MaybeUninit<httparse::Header<'_>>] = if scanner.fields() <= ON_STACK {
-        on_stack = [MaybeUninit::uninit(); ON_STACK];
-        &mut on_stack
-    } else {
-        more = vec![MaybeUninit::uninit(); scanner.fields()];
-        &mut more
-    };
-    let mut request = httparse::Request::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_request_with_uninit_headers(&mut request, &bytes, fields) {
-        Ok(httparse::Status::Complete(_)) => assemble(&bytes, &request).map(Some),
-        // The scanner has seen the empty line, so a partial head is a contradiction in it.
-        Ok(httparse::Status::Partial) | Err(_) => Err(ClientFailure::BadRequest),
-    }
+    assemble(buf.split_to(length).freeze(), reader).map(Some)
 }
 
 /// Whether these bytes may be the beginning of a method and a space (RFC 9112 §3).
@@ -96,9 +83,9 @@ fn may_begin_request(bytes: &[u8]) -> bool {
     method.iter().all(is_plausible) && (!is_whole || !method.is_empty())
 }
 
-fn refused(error: MessageError, scanner: &Scanner) -> ClientFailure {
+fn refused(error: MessageError, reader: &Reader) -> ClientFailure {
     match error {
-        MessageError::HeadTooLarge | MessageError::FieldTooLarge if scanner.is_in_first_line() => {
+        MessageError::HeadTooLarge | MessageError::FieldTooLarge if reader.is_in_first_line() => {
             ClientFailure::UriTooLong
         }
         MessageError::HeadTooLarge | MessageError::FieldTooLarge | MessageError::TooManyFields => {
@@ -118,35 +105,30 @@ struct Hop {
     expects_continue: bool,
 }
 
-fn assemble(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<Request, ClientFailure> {
+fn assemble(bytes: Bytes, reader: &mut Reader) -> Result<Request, ClientFailure> {
     const BAD: ClientFailure = ClientFailure::BadRequest;
-    let (Some(method), Some(target), Some(version)) =
-        (request.method, request.path, request.version)
-    else {
-        return Err(BAD);
+    let line = reader.first(&bytes);
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let rest = line.get(method.len() + 1..).unwrap_or_default();
+    let (target, version) = rest.split_at_checked(lines::target(rest)).ok_or(BAD)?;
+    let version = match version {
+        b" HTTP/1.1" => Version::HTTP_11,
+        b" HTTP/1.0" => Version::HTTP_10,
+        _ => return Err(BAD),
     };
     if target.len() > LONGEST_TARGET {
         return Err(ClientFailure::UriTooLong);
     }
+    let method = Method::from_bytes(method).map_err(|_| BAD)?;
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| BAD)?;
     let mut hop = Hop::default();
-    let mut fields = Fields::lines(bytes.clone(), request.headers.len());
-    for field in request.headers.iter() {
-        let known = Known::of(field.name.as_bytes());
-        if let Some(known) = known {
-            hop.note(known, field.value)?;
-        }
-        if !fields.push(known, field.name.as_bytes(), field.value) {
-            return Err(ClientFailure::FieldsTooLarge);
+    for line in reader.lines() {
+        if let Some(known) = line.known {
+            hop.note(known, line.value(&bytes))?;
         }
     }
-    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let head = Head {
-        method: Method::from_bytes(method.as_bytes()).map_err(|_| BAD)?,
-        uri: Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| BAD)?,
-        version,
-        fields,
-        extended: None,
-    };
+    let fields = Fields::lines(bytes, reader.take());
+    let head = Head { method, uri, version, fields, extended: None };
     let framing = match (hop.chunked, hop.length) {
         // RFC 9112 §6.1: either is a try to smuggle, or would be read by an old proxy as one.
         (true, Some(_)) => return Err(BAD),
@@ -212,14 +194,14 @@ mod tests {
     /// What comes of these bytes, in whatever pieces they come.
     fn read(bytes: &[u8]) -> Result<Option<Request>, ClientFailure> {
         let mut buf = BytesMut::from(bytes);
-        let whole = take(&mut Scanner::default(), &mut buf, &LIMITS);
+        let whole = take(&mut Reader::default(), &mut buf, &LIMITS);
         for cut in 1..bytes.len() {
             let mut buf = BytesMut::from(&bytes[..cut]);
-            let mut scanner = Scanner::default();
-            let pieces = take(&mut scanner, &mut buf, &LIMITS).and_then(|head| match head {
+            let mut reader = Reader::default();
+            let pieces = take(&mut reader, &mut buf, &LIMITS).and_then(|head| match head {
                 None => {
                     buf.extend_from_slice(&bytes[cut..]);
-                    take(&mut scanner, &mut buf, &LIMITS)
+                    take(&mut reader, &mut buf, &LIMITS)
                 }
                 head => Ok(head),
             });
@@ -307,7 +289,7 @@ mod tests {
         let mut buf = BytesMut::from(
             &b"PUT /x?y HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\nabGET"[..],
         );
-        let head = take(&mut Scanner::default(), &mut buf, &LIMITS).unwrap().unwrap();
+        let head = take(&mut Reader::default(), &mut buf, &LIMITS).unwrap().unwrap();
         assert_eq!((head.head.uri.path(), head.head.uri.query()), ("/x", Some("y")));
         assert!(head.expects_continue);
         assert_eq!(&buf[..], b"abGET");

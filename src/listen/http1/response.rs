@@ -1,7 +1,6 @@
 //! Response heads, written (RFC 9112 §4, §6).
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
@@ -11,7 +10,7 @@ use http::{StatusCode, Version};
 use crate::upstream::exchange::Framing;
 use crate::upstream::fields::{Fields, Lines};
 use crate::upstream::http1::head::is_hop_by_hop;
-use crate::upstream::http1::upload::extend_field;
+use crate::upstream::http1::upload::{extend_decimal, extend_field};
 
 /// Where the minor version stands in a status line.
 const MINOR_VERSION: usize = 7;
@@ -71,7 +70,7 @@ pub fn write(
         }
         Fields::Map(map) => {
             let mut out = Lines::new(status, HEAD_ROOM).into_text();
-            for (name, value) in &map {
+            for (name, value) in &*map {
                 // The content is as long as it is. Where there is none, the field says what a GET
                 // would have got (RFC 9110 §8.6).
                 let is_ours = is_hop_by_hop(name.as_str().as_bytes()) && !switches;
@@ -90,7 +89,11 @@ pub fn write(
     match framing {
         _ if bodiless => {}
         Framing::Empty => out.extend_from_slice(b"content-length: 0\r\n"),
-        Framing::Length(length) => content_length(&mut out, length),
+        Framing::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            extend_decimal(&mut out, length);
+            out.extend_from_slice(b"\r\n");
+        }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Close => {}
     }
@@ -111,16 +114,6 @@ pub fn write(
         out.unsplit(response);
     }
     (out, Plan { framing, keep_alive })
-}
-
-fn content_length(out: &mut BytesMut, length: u64) {
-    let mut line = [0_u8; 40];
-    let room = line.len();
-    let mut rest = &mut line[..];
-    // A number has 20 digits at most: there is room.
-    let _ = write!(rest, "content-length: {length}\r\n");
-    let used = room - rest.len();
-    out.extend_from_slice(line.get(..used).unwrap_or_default());
 }
 
 /// The length of a date (RFC 9110 §5.6.7).

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use super::request::{self, Request};
 use crate::failure::ClientFailure;
@@ -28,7 +29,6 @@ use crate::upstream::http1::MessageLimits;
 use crate::upstream::http1::buffers;
 use crate::upstream::http1::content::{Decoder, Step};
 use crate::upstream::http1::fill::Fill;
-use crate::upstream::http1::head::Scanner;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Wire {
     fill: Fill,
     /// The client has begun to speak, and it is HTTP/1.1.
     is_http1: bool,
-    scanner: Scanner,
+    reader: request::Reader,
     limits: MessageLimits,
     decoder: Decoder,
     client: Rc<Client>,
@@ -71,7 +71,7 @@ impl Wire {
             buf: BytesMut::new(),
             fill: Fill::default(),
             is_http1: false,
-            scanner: Scanner::default(),
+            reader: request::Reader::default(),
             limits,
             decoder: Decoder::new(Framing::Empty),
             client,
@@ -127,7 +127,7 @@ impl Wire {
                 Spoken::Http2 => return Some(Next::Http2),
             }
         }
-        match request::take(&mut self.scanner, &mut self.buf, &self.limits) {
+        match request::take(&mut self.reader, &mut self.buf, &self.limits) {
             Ok(None) => None,
             Ok(Some(request)) => {
                 self.waits_for_head = false;
@@ -143,7 +143,8 @@ impl Wire {
     fn poll_late(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let deadline = self.head.get_or_insert_with(Deadline::new);
         if !std::mem::replace(&mut self.waits_for_head, true) {
-            deadline.set(limit);
+            let now = self.client.served.take().unwrap_or_else(Instant::now);
+            return deadline.start(now, limit, cx);
         }
         deadline.poll(cx)
     }

@@ -9,9 +9,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use super::head::{cut, is_hop_by_hop};
+use super::head::{Reader, cut};
 use super::{MessageError, MessageLimits};
 use crate::upstream::exchange::Framing;
+use crate::upstream::fields::Known;
 
 /// Longest chunk-size line in bytes, extensions included. They are ignored (RFC 9112 §7.1.1) but
 /// have to be read.
@@ -214,36 +215,42 @@ fn trailers(buf: &mut BytesMut, limits: &MessageLimits) -> Result<Option<HeaderM
             Ok(None)
         };
     };
-    let section = buf.split_to(end + 4).freeze();
-    let lines = memchr::memchr_iter(b'\n', &section).count();
-    if lines > limits.fields + 1 {
-        return Err(MessageError::TrailersTooLarge);
-    }
-    parse_fields(&section, lines).map(Some)
+    let section = buf.split_to(end + 4);
+    parse_fields(&section, limits).map(Some)
 }
 
-fn parse_fields(section: &[u8], lines: usize) -> Result<HeaderMap, MessageError> {
-    let mut slots = vec![httparse::EMPTY_HEADER; lines];
-    let fields = match httparse::parse_headers(section, &mut slots) {
-        Ok(httparse::Status::Complete((_, fields))) => fields,
-        _ => return Err(MessageError::Trailers),
+fn parse_fields(section: &[u8], limits: &MessageLimits) -> Result<HeaderMap, MessageError> {
+    let mut reader = Reader::of_fields();
+    let limits = MessageLimits {
+        head_bytes: limits.trailer_bytes,
+        field_bytes: limits.trailer_bytes,
+        ..*limits
     };
-    let mut trailers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
+    match reader.read(section, &limits, Known::of) {
+        Ok(Some(_)) => {}
+        Err(MessageError::TooManyFields | MessageError::HeadTooLarge) => {
+            return Err(MessageError::TrailersTooLarge);
+        }
+        // The empty line is there.
+        Ok(None) | Err(_) => return Err(MessageError::Trailers),
+    }
+    let mut trailers = HeaderMap::with_capacity(reader.lines().len());
+    for line in reader.lines() {
         let name =
-            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| MessageError::Trailers)?;
+            HeaderName::from_bytes(line.name(section)).map_err(|_| MessageError::Trailers)?;
         // RFC 9110 §6.5.1: framing and routing fields may not come as trailers.
-        if is_hop_by_hop(name.as_str().as_bytes()) || is_framing(&name) {
+        if line.known.is_some_and(Known::is_of_this_hop) || is_routing(&name) {
             continue;
         }
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| MessageError::Trailers)?;
+        let value =
+            HeaderValue::from_bytes(line.value(section)).map_err(|_| MessageError::Trailers)?;
         trailers.append(name, value);
     }
     Ok(trailers)
 }
 
-fn is_framing(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "content-length" | "host" | "trailer" | "content-encoding")
+fn is_routing(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "host" | "trailer" | "content-encoding")
 }
 
 #[cfg(test)]

@@ -26,14 +26,14 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::content::{AtEnd, Decoder, Step};
-use super::head::{self, Scanner};
+use super::head;
 use super::upload::Upload;
 use super::{MessageError, MessageLimits};
 use crate::config::model::Upstream;
 use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Phase, Source};
 use crate::upstream::exchange::{
-    Asked, Broken, Fate, Framing, Head, Http1Request, Piece, Request, Stalled,
+    Asked, Broken, Came, Fate, Framing, Http1Request, Piece, Request, ResponseHead, Stalled,
 };
 use crate::upstream::pool::Connection;
 use crate::upstream::upload::{UploadError, Waiting};
@@ -47,7 +47,6 @@ pub struct Exchange<B> {
     uploading: bool,
     /// The upstream stopped taking the request. It may have answered all the same.
     send_error: Option<io::Error>,
-    scanner: Scanner,
     asked: Asked,
     interim: usize,
     decoder: Decoder,
@@ -78,9 +77,9 @@ where
         connection: Box<Connection>,
         settings: Arc<Upstream>,
         request: Http1Request<B>,
-    ) -> Self {
+    ) -> Box<Self> {
         let Request { head, body, sent, framing, asked, .. } = request;
-        Exchange {
+        Box::new(Exchange {
             connection,
             settings,
             upload: Upload::new(
@@ -92,7 +91,6 @@ where
             ),
             uploading: true,
             send_error: None,
-            scanner: Scanner::default(),
             asked,
             interim: 0,
             decoder: Decoder::new(Framing::Empty),
@@ -102,7 +100,7 @@ where
             now: Some(sent),
             client_timeout: request.client_timeout,
             head_timeout: request.head_timeout,
-        }
+        })
     }
 
     /// What became of the request, after a failure.
@@ -119,15 +117,19 @@ where
         if self.asked.upgrade { Phase::Upgrade } else { phase }
     }
 
-    /// The next head of the response.
+    /// The next head of the response, put into `head`.
     ///
     /// # Errors
     /// When either side fails first.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
+    pub fn poll_head(
+        &mut self,
+        head: &mut ResponseHead,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Came, Broken>> {
         loop {
             let waiting = self.poll_upload(cx)?;
-            if let Some(head) = self.try_head()? {
-                return Poll::Ready(Ok(head));
+            if let Some(came) = self.try_head(head)? {
+                return Poll::Ready(Ok(came));
             }
             match self.poll_read(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.ended_before_head())),
@@ -174,23 +176,23 @@ where
     }
 
     /// A head, if it is complete.
-    fn try_head(&mut self) -> Result<Option<Head>, Broken> {
+    fn try_head(&mut self, into: &mut ResponseHead) -> Result<Option<Came>, Broken> {
         if self.connection.buf.is_empty() {
             return Ok(None);
         }
-        match self.parse_head() {
-            Ok(head) => Ok(head),
+        match self.parse_head(into) {
+            Ok(came) => Ok(came),
             Err(error) => Err(self.message_failed(error, Phase::Head)),
         }
     }
 
-    fn parse_head(&mut self) -> Result<Option<Head>, MessageError> {
+    fn parse_head(&mut self, into: &mut ResponseHead) -> Result<Option<Came>, MessageError> {
         let limits = &self.settings.limits;
-        let Some(length) = self.scanner.scan_response(&self.connection.buf, &limits.into())? else {
-            return Ok(None);
-        };
-        let scanner = std::mem::take(&mut self.scanner);
-        let head = head::take(&mut self.connection.buf, length, &scanner, self.asked)?;
+        let Connection { buf, head: reader, .. } = &mut *self.connection;
+        let Some(length) = head::read(reader, buf, &limits.into())? else { return Ok(None) };
+        *into = head::take(buf, length, reader, self.asked)?;
+        let head = &*into;
+        reader.restart();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if !self.asked.upgrade {
                 return Err(MessageError::UnsolicitedUpgrade);
@@ -203,7 +205,7 @@ where
             if head.status == StatusCode::CONTINUE {
                 self.upload.proceed();
             }
-            return Ok(Some(Head::Interim(head)));
+            return Ok(Some(Came::Interim));
         }
         if let (Framing::Length(length), Some(limit)) = (head.framing, limits.body_bytes)
             && length > limit
@@ -218,7 +220,7 @@ where
         if self.asked.upgrade || (!head.keep_alive && !head.status.is_success()) {
             self.uploading = false;
         }
-        Ok(Some(Head::Final(head)))
+        Ok(Some(Came::Final))
     }
 
     /// The next piece of the content; `None` when it is whole. After that, [`Exchange::into_connection`].
@@ -273,7 +275,8 @@ where
     }
 
     /// Gives the connection back, if it can carry another request.
-    pub fn into_connection(self) -> Option<Box<Connection>> {
+    #[expect(clippy::boxed_local, reason = "by value all of it would be copied out of its box")]
+    pub fn into_connection(self: Box<Self>) -> Option<Box<Connection>> {
         let clean = self.keep_alive
             && self.decoder.is_done()
             && !self.uploading

@@ -15,9 +15,20 @@ use super::buffers::{self, LARGEST, SMALLEST};
 /// response against 16 KiB.
 const LARGEST_READ: usize = 256 * 1024;
 
+/// A stream that can tell that there is nothing to read.
+pub trait Readable: AsyncRead {
+    /// Pending if nothing has come since a read has found less than it had room for; the task is woken
+    /// when something has. What cannot tell is ready.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
 /// How much the next read shall bring.
 #[derive(Clone, Copy, Debug)]
 pub struct Fill {
+    /// The last read has found less than it had room for, and nothing has been asked since.
+    drained: bool,
+    /// There was nothing to read a moment ago, and who polls next will be woken when there is.
+    asked: bool,
     size: usize,
     /// Bytes of this message so far.
     message: usize,
@@ -25,7 +36,7 @@ pub struct Fill {
 
 impl Default for Fill {
     fn default() -> Self {
-        Fill { size: SMALLEST, message: 0 }
+        Fill { drained: false, asked: false, size: SMALLEST, message: 0 }
     }
 }
 
@@ -35,12 +46,19 @@ impl Fill {
     ///
     /// # Errors
     /// If reading fails.
-    pub fn poll<R: AsyncRead + Unpin>(
+    pub fn poll<R: Readable + Unpin>(
         &mut self,
         from: &mut R,
         buf: &mut BytesMut,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        // Most often the next thing that comes is still on its way: no buffer is needed to see that.
+        if std::mem::take(&mut self.asked)
+            || (std::mem::take(&mut self.drained) && from.poll_readable(cx).is_pending())
+        {
+            Self::let_go(buf);
+            return Poll::Pending;
+        }
         if buf.capacity() == 0 {
             *buf = buffers::take(self.size);
         } else if buf.capacity() - buf.len() < self.size / 2 {
@@ -50,6 +68,7 @@ impl Fill {
         match pin!(from.read_buf(buf)).poll(cx) {
             Poll::Ready(Ok(count)) => {
                 self.message += count;
+                self.drained = count < room;
                 if count == room {
                     self.size = (self.size * 4).min(LARGEST_READ);
                 }
@@ -57,19 +76,29 @@ impl Fill {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                // A part that is still in use, such as a request's head, keeps all of it alive anyway.
-                if buf.is_empty() && buf.try_reclaim(SMALLEST) {
-                    buffers::give_back(std::mem::take(buf));
-                }
+                Self::let_go(buf);
                 Poll::Pending
             }
         }
     }
 
+    fn let_go(buf: &mut BytesMut) {
+        // A part that is still in use, such as a request's head, keeps all of it alive anyway.
+        if buf.capacity() > 0 && buf.is_empty() && buf.try_reclaim(SMALLEST) {
+            buffers::give_back(std::mem::take(buf));
+        }
+    }
+
+    /// Somebody has seen that there is nothing to read, and has left the waker of the task that will poll
+    /// next with the stream.
+    pub fn was_asked(&mut self) {
+        self.asked = true;
+    }
+
     /// A message is over: the next one may well be as large.
     pub fn next_message(&mut self) {
         let size = self.message.clamp(SMALLEST, LARGEST).next_power_of_two();
-        *self = Fill { size, message: 0 };
+        *self = Fill { size, message: 0, ..*self };
     }
 }
 
@@ -77,6 +106,18 @@ impl Fill {
 mod tests {
     use super::*;
     use std::task::Waker;
+
+    impl Readable for &[u8] {
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    impl Readable for tokio::io::DuplexStream {
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
 
     /// How many reads a message of so many bytes takes.
     fn reads(fill: &mut Fill, bytes: usize) -> usize {

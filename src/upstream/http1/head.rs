@@ -1,105 +1,41 @@
-//! Response heads: found in one scan, parsed once, split into what is for the client and what was
-//! for this hop only.
+//! Response heads: read in one pass, split into what is for the client and what was for this hop only.
 //!
 //! Before: `exchange` reads bytes. After: `content` takes the [`Framing`]. A head that two readers
-//! could understand differently is refused (RFC 9112 §2.2, §5, §6.3): bare line feeds, obsolete
-//! folding, conflicting lengths.
-
-use std::mem::MaybeUninit;
+//! could understand differently is refused (RFC 9112 §2.2, §5, §6.3): what [`lines`]
+//! refuses, and conflicting lengths.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, StatusCode};
 
-use super::{MessageError, MessageLimits};
+use super::lines::{self, Line};
+use super::{Malformed, MessageError, MessageLimits};
 use crate::upstream::exchange::{Asked, Framing, ResponseHead};
-use crate::upstream::fields::{Fields, Lines};
+use crate::upstream::fields::{Fields, Known, Lines};
 
-/// Finds the end of a head without looking at any byte twice.
-#[derive(Debug, Default)]
-pub struct Scanner {
-    scanned: usize,
-    line_start: usize,
-    lines: usize,
+/// Reads response heads.
+pub type Reader = lines::Reader<Known>;
+
+/// The length of the complete response head at the start of `buf`, or `None` if more is needed.
+///
+/// # Errors
+/// What can already be said to be wrong with the bytes so far.
+pub fn read(
+    reader: &mut Reader,
+    buf: &[u8],
+    limits: &MessageLimits,
+) -> Result<Option<usize>, MessageError> {
+    if reader.is_in_first_line() {
+        // Garbage shall be told at once, not after a timeout.
+        let known = buf.len().min(VERSION.len());
+        if buf.get(..known) != VERSION.get(..known) {
+            return Err(MessageError::NotHttp);
+        }
+    }
+    reader.read(buf, limits, Known::of)
 }
 
-impl Scanner {
-    /// The length of the complete response head at the start of `buf`, or `None` if more is needed.
-    ///
-    /// # Errors
-    /// What can already be said to be wrong with the bytes so far.
-    pub fn scan_response(
-        &mut self,
-        buf: &[u8],
-        limits: &MessageLimits,
-    ) -> Result<Option<usize>, MessageError> {
-        const VERSION: &[u8] = b"HTTP/1.";
-        if self.lines == 0 {
-            // Garbage shall be told at once, not after a timeout.
-            let known = buf.len().min(VERSION.len());
-            if buf.get(..known) != VERSION.get(..known) {
-                return Err(MessageError::NotHttp);
-            }
-        }
-        self.scan(buf, limits)
-    }
-
-    /// The length of the complete head at the start of `buf`, whatever its first line is.
-    ///
-    /// # Errors
-    /// What can already be said to be wrong with the bytes so far.
-    pub fn scan(
-        &mut self,
-        buf: &[u8],
-        limits: &MessageLimits,
-    ) -> Result<Option<usize>, MessageError> {
-        let fresh = buf.get(self.scanned..).unwrap_or_default();
-        let base = self.scanned;
-        for offset in memchr::memchr_iter(b'\n', fresh) {
-            let at = base + offset;
-            let line = buf.get(self.line_start..at).unwrap_or_default();
-            let Some((b'\r', line)) = line.split_last() else {
-                return Err(MessageError::BareLineFeed);
-            };
-            if line.is_empty() {
-                let length = at + 1;
-                return if length > limits.head_bytes {
-                    Err(MessageError::HeadTooLarge)
-                } else {
-                    Ok(Some(length))
-                };
-            }
-            if line.len() > limits.field_bytes {
-                return Err(MessageError::FieldTooLarge);
-            }
-            self.lines += 1;
-            if self.lines > limits.fields + 1 {
-                return Err(MessageError::TooManyFields);
-            }
-            self.line_start = at + 1;
-        }
-        self.scanned = buf.len();
-        if buf.len() > limits.head_bytes {
-            return Err(MessageError::HeadTooLarge);
-        }
-        if buf.len() - self.line_start > limits.field_bytes {
-            return Err(MessageError::FieldTooLarge);
-        }
-        Ok(None)
-    }
-
-    /// How many field lines a complete head has.
-    #[must_use]
-    pub fn fields(&self) -> usize {
-        self.lines.saturating_sub(1)
-    }
-
-    /// Whether not even the first line is there.
-    #[must_use]
-    pub fn is_in_first_line(&self) -> bool {
-        self.lines == 0
-    }
-}
+const VERSION: &[u8] = b"HTTP/1.";
 
 /// What is copied instead of shared. A copy leaves the read buffer to its connection, which needs no
 /// other one for the next response; a share would be a reference into 8 KiB.
@@ -118,52 +54,39 @@ pub fn cut(buf: &mut BytesMut, length: usize) -> Bytes {
     }
 }
 
-/// How many fields are parsed without an allocation; nearly every response has fewer.
-pub const ON_STACK: usize = 64;
-
-/// Takes a complete head of `length` bytes off the front of `buf`.
+/// Takes a complete head of `length` bytes off the front of `buf`, which `reader` has read.
 ///
 /// # Errors
 /// If the head is malformed or ambiguous.
 pub fn take(
     buf: &mut BytesMut,
     length: usize,
-    scanner: &Scanner,
+    reader: &Reader,
     asked: Asked,
 ) -> Result<ResponseHead, MessageError> {
     if asked.lines {
         // What passes is copied line by line: nothing keeps the buffer.
-        let head = buf.get(..length).unwrap_or_default();
-        let head = parse(head, scanner, |response| assemble(None, head, response, asked));
+        let head = assemble(None, buf.get(..length).unwrap_or_default(), reader, asked);
         buf.advance(length);
         return head;
     }
     let bytes = cut(buf, length);
-    parse(&bytes, scanner, |response| assemble(Some(&bytes), &bytes, response, asked))
+    assemble(Some(&bytes), &bytes, reader, asked)
 }
 
-fn parse<'b>(
-    bytes: &'b [u8],
-    scanner: &Scanner,
-    then: impl FnOnce(&httparse::Response<'_, 'b>) -> Result<ResponseHead, MessageError>,
-) -> Result<ResponseHead, MessageError> {
-    let mut response = httparse::Response::new(&mut []);
-    let (mut on_stack, mut more);
-    let fields: &mut [MaybeUninit<httparse::Header<'b>>] = if scanner.fields() <= ON_STACK {
-        on_stack = [MaybeUninit::uninit(); ON_STACK];
-        &mut on_stack
-    } else {
-        more = vec![MaybeUninit::uninit(); scanner.fields()];
-        &mut more
+/// The minor version and the status of a status line (RFC 9112 §4).
+fn status_line(line: &[u8]) -> Result<(u8, StatusCode), MessageError> {
+    let (minor, code) = match line.strip_prefix(VERSION) {
+        Some([minor @ (b'0' | b'1'), b' ', code @ ..]) => (minor - b'0', code),
+        _ => return Err(MessageError::Malformed(Malformed::FirstLine)),
     };
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut response, bytes, fields) {
-        Ok(httparse::Status::Complete(_)) => then(&response),
-        // The scanner has seen the empty line, so a partial head is a contradiction in it.
-        Ok(httparse::Status::Partial) => Err(MessageError::Malformed(httparse::Error::NewLine)),
-        Err(httparse::Error::TooManyHeaders) => Err(MessageError::TooManyFields),
-        Err(error) => Err(MessageError::Malformed(error)),
+    let malformed = MessageError::Malformed(Malformed::Status);
+    let (code, rest) = code.split_at_checked(3).ok_or(malformed)?;
+    // The space behind it belongs to it, and some leave it out with the reason.
+    if !matches!(rest.first(), None | Some(b' ')) {
+        return Err(malformed);
     }
+    Ok((minor, StatusCode::from_bytes(code).map_err(|_| malformed)?))
 }
 
 /// The fields that speak to this hop only, as they are collected.
@@ -186,32 +109,31 @@ struct Hop<'b> {
 fn assemble(
     shared: Option<&Bytes>,
     bytes: &[u8],
-    response: &httparse::Response<'_, '_>,
+    reader: &Reader,
     asked: Asked,
 ) -> Result<ResponseHead, MessageError> {
-    let malformed = MessageError::Malformed(httparse::Error::Status);
-    let status = StatusCode::from_u16(response.code.ok_or(malformed)?).map_err(|_| malformed)?;
-    let http_1_0 = response.version == Some(0);
+    let (minor, status) = status_line(reader.first(bytes))?;
+    let http_1_0 = minor == 0;
     let mut hop = Hop { upgradable: asked.upgrade, ..Hop::default() };
-    let mut fields = if shared.is_none() {
-        Fields::Lines(Lines::new(status, bytes.len() + OURS_AS_LINES))
-    } else {
-        // Most heads fit in the smallest map but one, if it is not asked for more than is needed.
-        let hop_by_hop = |field: &&httparse::Header<'_>| {
-            matches!(field.name.len(), 10 | 17)
-                && matches!(field.name.as_bytes(), [b'c' | b'C' | b'k' | b'K' | b't' | b'T', ..])
-        };
-        let theirs = response.headers.len() - response.headers.iter().filter(hop_by_hop).count();
-        Fields::Map(HeaderMap::with_capacity(theirs + OURS))
-    };
-    for field in response.headers.iter() {
-        if !hop.note(field.name.as_bytes(), field.value)? {
-            match &mut fields {
-                Fields::Lines(lines) => lines.pass(bytes, field.name.as_bytes(), field.value),
-                Fields::Map(_) => push(&mut fields, shared, field.name.as_bytes(), field.value)?,
-            }
+    let mut fields = match shared {
+        None => {
+            let mut lines = Lines::new(status, bytes.len() + OURS_AS_LINES);
+            lines.pass(bytes, reader.lines(), |line| hop.note(line, bytes))?;
+            Fields::Lines(lines)
         }
-    }
+        Some(_) => {
+            // Most heads fit in the smallest map but one, if it is not asked for more than is needed.
+            let is_theirs = |line: &&Line<Known>| !line.known.is_some_and(Known::is_of_this_hop);
+            let theirs = reader.lines().iter().filter(is_theirs).count();
+            let mut fields = Fields::from(HeaderMap::with_capacity(theirs + OURS));
+            for line in reader.lines() {
+                if !hop.note(line, bytes)? {
+                    push(&mut fields, shared, line.name(bytes), line.value(bytes))?;
+                }
+            }
+            fields
+        }
+    };
     for name in &hop.listed {
         fields.remove(name);
     }
@@ -256,11 +178,11 @@ fn push(
         Fields::Lines(lines) => lines.push(name, value),
         Fields::Map(map) => {
             let name = HeaderName::from_bytes(name)
-                .map_err(|_| MessageError::Malformed(httparse::Error::HeaderName))?;
+                .map_err(|_| MessageError::Malformed(Malformed::Name))?;
             let value = match shared {
                 Some(bytes) => value_of(bytes, value)?,
                 None => HeaderValue::from_bytes(value)
-                    .map_err(|_| MessageError::Malformed(httparse::Error::HeaderValue))?,
+                    .map_err(|_| MessageError::Malformed(Malformed::Value))?,
             };
             map.append(name, value);
         }
@@ -274,79 +196,66 @@ fn push(
 /// If it is no field value (RFC 9110 §5.5).
 pub fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError> {
     let shared = if value.is_empty() { Bytes::new() } else { bytes.slice_ref(value) };
-    HeaderValue::from_maybe_shared(shared)
-        .map_err(|_| MessageError::Malformed(httparse::Error::HeaderValue))
+    HeaderValue::from_maybe_shared(shared).map_err(|_| MessageError::Malformed(Malformed::Value))
 }
 
 /// RFC 9110 §7.6.1: fields that describe this connection, whatever `Connection` lists.
 #[must_use]
 pub fn is_hop_by_hop(name: &[u8]) -> bool {
-    HopByHop::of(name).is_some()
-}
-
-/// A field that describes this connection.
-enum HopByHop {
-    Connection,
-    TransferEncoding,
-    Upgrade,
-    Other,
-}
-
-impl HopByHop {
-    fn of(name: &[u8]) -> Option<Self> {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        // By length first: most fields are told apart by it without a comparison.
-        match name.len() {
-            7 if is("upgrade") => Some(HopByHop::Upgrade),
-            10 if is("connection") => Some(HopByHop::Connection),
-            17 if is("transfer-encoding") => Some(HopByHop::TransferEncoding),
-            2 if is("te") => Some(HopByHop::Other),
-            10 if is("keep-alive") => Some(HopByHop::Other),
-            16 if is("proxy-connection") => Some(HopByHop::Other),
-            18 if is("proxy-authenticate") => Some(HopByHop::Other),
-            19 if is("proxy-authorization") => Some(HopByHop::Other),
-            _ => None,
-        }
-    }
+    Known::of(name).is_some_and(|known| known.is_of_this_hop() && known != Known::ContentLength)
 }
 
 impl<'b> Hop<'b> {
-    /// Notes what concerns this hop, and says whether this field does.
-    fn note(&mut self, name: &[u8], value: &'b [u8]) -> Result<bool, MessageError> {
-        if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
-            // A list of equal values may come from a recipient that joined field lines
-            // (RFC 9110 §8.6): the one value is meant. Anything else is a conflict.
-            for part in value.split(|byte| *byte == b',') {
-                let length = parse_length(part.trim_ascii())?;
-                if self.length.is_some_and(|known| known != length) {
-                    return Err(MessageError::ContentLength);
+    /// Notes what concerns this hop, and says whether this line does.
+    fn note(&mut self, line: &Line<Known>, head: &'b [u8]) -> Result<bool, MessageError> {
+        let Some(known) = line.known.filter(|known| known.is_of_this_hop()) else {
+            return Ok(false);
+        };
+        let value = line.value(head);
+        match known {
+            Known::ContentLength => {
+                if let Ok(length) = parse_length(value) {
+                    self.note_length(length)?;
+                    self.length_text = Some(value);
+                    return Ok(true);
                 }
-                self.length = Some(length);
+                // A list of equal values may come from a recipient that joined field lines
+                // (RFC 9110 §8.6): the one value is meant. Anything else is a conflict.
+                for part in value.split(|byte| *byte == b',') {
+                    self.note_length(parse_length(part.trim_ascii())?)?;
+                }
+                self.length_text = None;
             }
-            self.length_text = Some(value).filter(|value| value.iter().all(u8::is_ascii_digit));
-            return Ok(true);
-        }
-        match HopByHop::of(name) {
-            None => return Ok(false),
-            Some(HopByHop::TransferEncoding) => {
+            Known::TransferEncoding => {
                 let chunked = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
                 // A second line would be a second coding.
                 self.transfer_encoding = Some(chunked && self.transfer_encoding.is_none());
             }
-            Some(HopByHop::Connection) => {
-                for option in value.split(|byte| *byte == b',') {
-                    self.note_option(option.trim_ascii());
+            Known::Connection => {
+                // What nearly all of them say.
+                if value.eq_ignore_ascii_case(b"keep-alive") {
+                    self.keep_alive = true;
+                } else {
+                    let options = value.split(|byte| *byte == b',');
+                    options.for_each(|option| self.note_option(option.trim_ascii()));
                 }
                 if self.upgradable {
                     self.connection.extend(HeaderValue::from_bytes(value));
                 }
             }
-            Some(HopByHop::Upgrade) if self.upgradable => {
+            Known::Upgrade if self.upgradable => {
                 self.upgrade.extend(HeaderValue::from_bytes(value));
             }
-            Some(HopByHop::Upgrade | HopByHop::Other) => {}
+            _ => {}
         }
         Ok(true)
+    }
+
+    fn note_length(&mut self, length: u64) -> Result<(), MessageError> {
+        match self.length.replace(length) {
+            Some(known) if known != length => Err(MessageError::ContentLength),
+            _ => Ok(()),
+        }
     }
 
     fn note_option(&mut self, option: &[u8]) {
@@ -416,12 +325,22 @@ mod tests {
     }
 
     fn read_as(bytes: &[u8], asked: Asked) -> Result<Option<ResponseHead>, MessageError> {
-        let mut scanner = Scanner::default();
+        let mut reader = Reader::default();
         let mut buf = BytesMut::from(bytes);
-        match scanner.scan_response(&buf, &limits())? {
-            Some(length) => take(&mut buf, length, &scanner, asked).map(Some),
-            None => Ok(None),
-        }
+        let head = super::read(&mut reader, &buf, &limits())?;
+        let head = head.map(|length| take(&mut buf, length, &reader, asked)).transpose();
+        // Both forms are made of the same lines.
+        let mut reader = Reader::default();
+        let mut buf = BytesMut::from(bytes);
+        let asked = Asked { lines: true, ..asked };
+        let lines = super::read(&mut reader, &buf, &limits())?
+            .map(|length| take(&mut buf, length, &reader, asked))
+            .transpose();
+        let facts = |head: &Option<ResponseHead>| {
+            head.as_ref().map(|head| (head.status, head.framing, head.keep_alive))
+        };
+        assert_eq!(head.as_ref().map(facts), lines.as_ref().map(facts));
+        head
     }
 
     #[test]
@@ -496,6 +415,11 @@ mod tests {
             "HTTP/1.1 2x0 OK\r\n\r\n",
             "HTTP/1.1 099 OK\r\n\r\n",
             "HTTP/1.7 200 OK\r\n\r\n",
+            "HTTP/1.1  200 OK\r\n\r\n",
+            "HTTP/1.1 20\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1\r\n\r\n",
+            "HTTP/1.1 200 O\0K\r\n\r\n",
         ];
         for bytes in malformed {
             let error = read(bytes.as_bytes()).err();
@@ -530,13 +454,13 @@ mod tests {
     #[test]
     fn a_head_split_at_every_byte_is_found_at_its_last_byte() {
         let bytes = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
-        let mut scanner = Scanner::default();
+        let mut reader = Reader::default();
         for end in 1..25 {
-            assert_eq!(scanner.scan_response(&bytes[..end], &limits()), Ok(None), "{end}");
+            assert_eq!(super::read(&mut reader, &bytes[..end], &limits()), Ok(None), "{end}");
         }
-        assert_eq!(scanner.scan_response(bytes, &limits()), Ok(Some(25)));
+        assert_eq!(super::read(&mut reader, bytes, &limits()), Ok(Some(25)));
         let mut buf = BytesMut::from(&bytes[..]);
-        take(&mut buf, 25, &scanner, Asked::default()).unwrap();
+        take(&mut buf, 25, &reader, Asked::default()).unwrap();
         assert_eq!(&buf[..], b"rest");
     }
 }

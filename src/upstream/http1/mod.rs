@@ -1,7 +1,7 @@
 //! Our own HTTP/1.1 exchange with an upstream (RFC 9112).
 //!
 //! It exists because knowing exactly which byte failed in which phase is the product, and because
-//! it costs about half of a general client. [`head`] parses response heads, [`content`] undoes
+//! it costs about half of a general client. [`lines`] reads heads, [`head`] what those of responses say, [`content`] undoes
 //! their framing, [`upload`] sends the request, and [`exchange`] joins the three on one connection.
 //! What is ambiguous here is an error, never a guess: a response that two readers could frame
 //! differently is `http_protocol_error`.
@@ -14,6 +14,7 @@ pub mod content;
 pub mod exchange;
 pub mod fill;
 pub mod head;
+pub mod lines;
 pub mod upload;
 
 use crate::config::model::UpstreamLimits;
@@ -48,7 +49,7 @@ pub enum MessageError {
     /// The first bytes are not an HTTP/1.x status line.
     NotHttp,
     /// The head is not what RFC 9112 §2 to §5 allow.
-    Malformed(httparse::Error),
+    Malformed(Malformed),
     /// A line of the head ends in a bare LF (RFC 9112 §2.2).
     BareLineFeed,
     /// The head is larger than the limit.
@@ -76,6 +77,32 @@ pub enum MessageError {
     /// The content is larger than the limit.
     ContentTooLarge,
 }
+
+/// What of a head is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The status line, or the request line (RFC 9112 §3, §4).
+    FirstLine,
+    /// The status code.
+    Status,
+    /// The name of a field, or what should be one (RFC 9112 §5).
+    Name,
+    /// The value of a field.
+    Value,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Malformed::FirstLine => "the first line is malformed",
+            Malformed::Status => "the status code is none",
+            Malformed::Name => "a field line does not begin with a name and a colon",
+            Malformed::Value => "a field value has a character that it may not have",
+        })
+    }
+}
+
+impl std::error::Error for Malformed {}
 
 impl MessageError {
     /// The kind of failure that this is.

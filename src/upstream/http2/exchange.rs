@@ -33,7 +33,7 @@ use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::{
-    Asked, Broken, Fate, Framing, Head, Http2Request, Piece, Request, ResponseHead, Stalled,
+    Asked, Broken, Came, Fate, Framing, Http2Request, Piece, Request, ResponseHead, Stalled,
 };
 use crate::upstream::upload::{ContentLimit, UploadError, Waiting};
 
@@ -128,19 +128,23 @@ where
         }
     }
 
-    /// The next head of the response.
+    /// The next head of the response, put into `head`.
     ///
     /// # Errors
     /// When either side fails first.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
+    pub fn poll_head(
+        &mut self,
+        head: &mut ResponseHead,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Came, Broken>> {
         loop {
             let waits = match self.poll_open(cx) {
                 Poll::Pending => Waits::Head,
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Ready(Ok(())) => {
                     let waiting = self.poll_upload(cx)?;
-                    if let Poll::Ready(head) = self.poll_response(cx) {
-                        return Poll::Ready(head);
+                    if let Poll::Ready(came) = self.poll_response(head, cx) {
+                        return Poll::Ready(came);
                     }
                     match waiting {
                         Waiting::Done => Waits::Head,
@@ -204,19 +208,23 @@ where
         Ok(waiting)
     }
 
-    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Broken>> {
+    fn poll_response(
+        &mut self,
+        head: &mut ResponseHead,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Came, Broken>> {
         let Some(response) = self.response.as_mut() else { return Poll::Pending };
         if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-            return Poll::Ready(self.interim(interim));
+            return Poll::Ready(self.interim(interim, head));
         }
         let phase = if self.upload.is_some() { Phase::Send } else { Phase::Head };
         match std::task::ready!(Pin::new(response).poll(cx)) {
-            Ok(response) => Poll::Ready(self.accept(response)),
+            Ok(response) => Poll::Ready(self.accept(response, head)),
             Err(error) => Poll::Ready(Err(self.failed(error, phase))),
         }
     }
 
-    fn interim(&mut self, response: Response<()>) -> Result<Head, Broken> {
+    fn interim(&mut self, response: Response<()>, head: &mut ResponseHead) -> Result<Came, Broken> {
         self.received += 1;
         self.interim += 1;
         let (parts, ()) = response.into_parts();
@@ -237,15 +245,16 @@ where
             upload.proceed();
         }
         let (status, fields) = (parts.status, parts.headers);
-        Ok(Head::Interim(ResponseHead {
-            status,
-            fields: fields.into(),
-            framing: Framing::Empty,
-            keep_alive: true,
-        }))
+        let (fields, framing) = (fields.into(), Framing::Empty);
+        *head = ResponseHead { status, fields, framing, keep_alive: true };
+        Ok(Came::Interim)
     }
 
-    fn accept(&mut self, response: Response<RecvStream>) -> Result<Head, Broken> {
+    fn accept(
+        &mut self,
+        response: Response<RecvStream>,
+        head: &mut ResponseHead,
+    ) -> Result<Came, Broken> {
         self.received += 1;
         self.waits = None;
         self.response = None;
@@ -283,7 +292,8 @@ where
         }
         self.whole = content.is_end_stream();
         self.content = Some(content);
-        Ok(Head::Final(ResponseHead { status, fields: fields.into(), framing, keep_alive: true }))
+        *head = ResponseHead { status, fields: fields.into(), framing, keep_alive: true };
+        Ok(Came::Final)
     }
 
     /// The next piece of the content; `None` when it is whole.

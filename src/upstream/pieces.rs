@@ -8,7 +8,11 @@ use bytes::Bytes;
 #[derive(Debug, Default)]
 pub struct Pieces {
     first: Option<Bytes>,
-    more: VecDeque<Bytes>,
+    #[expect(
+        clippy::box_collection,
+        reason = "nearly always there is none, and it is moved often"
+    )]
+    more: Option<Box<VecDeque<Bytes>>>,
 }
 
 impl Pieces {
@@ -17,19 +21,31 @@ impl Pieces {
         if self.is_empty() {
             self.first = Some(piece);
         } else {
-            self.more.push_back(piece);
+            self.more.get_or_insert_default().push_back(piece);
         }
     }
 
     /// Takes the first one.
     pub fn pop(&mut self) -> Option<Bytes> {
-        self.first.take().or_else(|| self.more.pop_front())
+        self.first.take().or_else(|| self.more.as_mut()?.pop_front())
+    }
+
+    /// The first one.
+    pub fn first_mut(&mut self) -> Option<&mut Bytes> {
+        let more = &mut self.more;
+        self.first.as_mut().or_else(|| more.as_mut()?.front_mut())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.as_ref().map_or(0, |more| more.len())
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.first.is_none() && self.more.is_empty()
+        self.first.is_none() && self.more.as_ref().is_none_or(|more| more.is_empty())
     }
 
     /// The only one, if it is that.
@@ -41,7 +57,7 @@ impl Pieces {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
-        self.first.iter().chain(&self.more)
+        self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
     }
 }
 
@@ -57,8 +73,10 @@ mod tests {
         pieces.push(piece("a"));
         assert_eq!(pieces.only(), Some(&piece("a")));
         pieces.push(piece("b"));
-        assert_eq!(pieces.only(), None);
+        assert_eq!((pieces.only(), pieces.len()), (None, 2));
+        assert_eq!(pieces.first_mut(), Some(&mut piece("a")));
         assert_eq!(pieces.pop(), Some(piece("a")));
+        assert_eq!(pieces.first_mut(), Some(&mut piece("b")));
         pieces.push(piece("c"));
         assert_eq!(pieces.iter().collect::<Vec<_>>(), [&piece("b"), &piece("c")]);
         assert_eq!(
