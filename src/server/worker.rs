@@ -28,6 +28,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Tracer;
+use crate::upstream::deadline::Spares;
 use crate::upstream::{Shared, Upstream, Watching, watch};
 
 /// How often idle upstream connections are looked through.
@@ -67,6 +68,7 @@ pub(super) struct Seed {
 impl Seed {
     /// Dropping the runtime then ends the connections that the drain time was too short for.
     pub(super) fn run(self, runtime: &LocalRuntime) {
+        let _spares = Spares::keep();
         runtime.block_on(self.work());
     }
 

@@ -3,17 +3,20 @@
 //! The error of each step becomes a [`Failure`] right where it returns; what is past this file
 //! never sees a raw connect error.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::deadline::Deadline;
 use super::proxy_protocol::{self, Told};
 use super::stream::Stream;
 use super::tls::{Purpose, Tls};
@@ -63,7 +66,8 @@ impl Target {
         }
         let Some((tls, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
         let handshake = tls.connector(purpose).connect(name.clone(), tcp);
-        let session = within(deadline, Phase::Tls, handshake).await?;
+        // Boxed: a connection without TLS shall not carry the room for a handshake.
+        let session = Box::pin(within(deadline, Phase::Tls, handshake)).await?;
         Ok(Stream::Tls(Box::new(session)))
     }
 
@@ -141,10 +145,16 @@ async fn within<T>(
     phase: Phase,
     step: impl Future<Output = io::Result<T>>,
 ) -> Result<T, Failure> {
-    match timeout_at(deadline, step).await {
-        Err(_) => Err(Failure::timeout(phase)),
-        Ok(Err(error)) => Err(classify::failure(&Facts::in_phase(phase), error)),
-        Ok(Ok(value)) => Ok(value),
+    let (mut step, mut timer) = (pin!(step), Deadline::new());
+    timer.set_at(deadline);
+    let done = poll_fn(|cx| match step.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => timer.poll(cx).map(|()| None),
+    });
+    match done.await {
+        None => Err(Failure::timeout(phase)),
+        Some(Err(error)) => Err(classify::failure(&Facts::in_phase(phase), error)),
+        Some(Ok(value)) => Ok(value),
     }
 }
 

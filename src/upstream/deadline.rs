@@ -2,14 +2,50 @@
 //!
 //! A new tokio sleep costs about 430 ns, a re-used one whose deadline only moves later about 50:
 //! the sleep stays registered at its old instant, fires early once, and is then re-armed. While the
-//! same task asks, it is not even polled.
+//! same task asks, it is not even polled. What a connection leaves behind serves the next one: a
+//! connection for one request would pay for the wheel's bookkeeping otherwise.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How many sleeps are kept for other deadlines.
+const SPARES: usize = 64;
+
+thread_local! {
+    /// Sleeps that nobody needs at the moment, on threads that keep them.
+    static SPARE: RefCell<Option<Vec<Pin<Box<Sleep>>>>> = const { RefCell::new(None) };
+}
+
+/// While this lives, its thread keeps the sleeps of deadlines that are dropped. A sleep belongs to its
+/// runtime: this has to be dropped before that.
+#[derive(Debug)]
+pub struct Spares(());
+
+impl Spares {
+    /// Keeps them from now on.
+    #[must_use]
+    pub fn keep() -> Self {
+        SPARE.set(Some(Vec::new()));
+        Spares(())
+    }
+}
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        SPARE.set(None);
+    }
+}
+
+/// A sleep for this instant: one that fires too early, for which it will be set again, or a new one.
+fn sleep_for(at: Instant) -> Pin<Box<Sleep>> {
+    let spare = SPARE.with_borrow_mut(|spares| spares.as_mut()?.pop());
+    spare.unwrap_or_else(|| Box::pin(sleep_until(at)))
+}
 
 /// A deadline that can be set, moved and cleared cheaply.
 #[derive(Debug, Default)]
@@ -35,6 +71,11 @@ impl Deadline {
     /// Sets the deadline to `after` from `now`, for whoever knows what time it is.
     pub fn set_from(&mut self, now: Instant, after: Duration) {
         self.at = Some(now + after);
+    }
+
+    /// Sets the deadline to this instant.
+    pub fn set_at(&mut self, at: Instant) {
+        self.at = Some(at);
     }
 
     /// Sets the deadline to `after` from `now`, which is the time of this poll, and polls it. For who
@@ -65,7 +106,7 @@ impl Deadline {
         if self.waker.as_ref().is_some_and(|waker| !waker.will_wake(cx.waker())) {
             self.waker = None;
         }
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        let sleep = self.sleep.get_or_insert_with(|| sleep_for(at));
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
         }
@@ -77,6 +118,20 @@ impl Deadline {
                 Poll::Ready(()) => sleep.as_mut().reset(at),
             }
         }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        let Some(sleep) = self.sleep.take().filter(|sleep| !sleep.is_elapsed()) else { return };
+        // The thread may be ending.
+        let _ = SPARE.try_with(|spares| {
+            if let Ok(mut spares) = spares.try_borrow_mut()
+                && let Some(spares) = spares.as_mut().filter(|spares| spares.len() < SPARES)
+            {
+                spares.push(sleep);
+            }
+        });
     }
 }
 
@@ -144,6 +199,34 @@ mod tests {
             assert!(started(&mut deadline, 2).await.is_pending());
             poll_fn(|cx| deadline.poll(cx)).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_that_is_left_behind_serves_another_deadline() {
+        let kept = || SPARE.with_borrow(|spares| spares.as_ref().map(Vec::len));
+        let spares = Spares::keep();
+        let leave = |seconds| async move {
+            let mut deadlines: Vec<_> = (0..SPARES + 1).map(|_| Deadline::new()).collect();
+            for deadline in &mut deadlines {
+                assert!(started(deadline, seconds).await.is_pending());
+            }
+        };
+        for (left, due) in [(1, 3), (3, 1), (2, 2)] {
+            leave(left).await;
+            assert_eq!(kept(), Some(SPARES));
+            let (start, mut deadline) = (Instant::now(), Deadline::new());
+            deadline.set(Duration::from_secs(due));
+            assert!(futures_poll(&mut deadline).await.is_pending());
+            assert_eq!(kept(), Some(SPARES - 1));
+            poll_fn(|cx| deadline.poll(cx)).await;
+            assert_eq!(start.elapsed(), Duration::from_secs(due));
+            // One that has fired is worth nothing.
+            drop(deadline);
+            assert_eq!(kept(), Some(SPARES - 1));
+        }
+        drop(spares);
+        leave(1).await;
+        assert_eq!(kept(), None);
     }
 
     async fn started(deadline: &mut Deadline, seconds: u64) -> Poll<()> {

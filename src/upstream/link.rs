@@ -174,7 +174,8 @@ impl Upstream {
                 }
                 Way::Coming => sessions.opened().await?,
                 Way::New(ticket) => {
-                    if let Some(link) = self.open_http2(choice, ticket).await? {
+                    // Boxed: it is rare, and has much to remember.
+                    if let Some(link) = Box::pin(self.open_http2(choice, ticket)).await? {
                         return Ok(link);
                     }
                 }

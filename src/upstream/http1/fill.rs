@@ -66,6 +66,10 @@ impl Fill {
         }
         let room = buf.capacity() - buf.len();
         match pin!(from.read_buf(buf)).poll(cx) {
+            Poll::Ready(Ok(0)) => {
+                Self::let_go(buf);
+                Poll::Ready(Ok(0))
+            }
             Poll::Ready(Ok(count)) => {
                 self.message += count;
                 self.drained = count < room;
@@ -154,5 +158,8 @@ mod tests {
         buf.extend_from_slice(b"GET ");
         assert!(Fill::default().poll(&mut near, &mut buf, &mut cx).is_pending());
         assert_eq!(buf, "GET ");
+        let (mut buf, mut end) = (BytesMut::new(), &b""[..]);
+        assert!(Fill::default().poll(&mut end, &mut buf, &mut cx).is_ready());
+        assert_eq!(buf.capacity(), 0, "nothing will come");
     }
 }
