@@ -144,7 +144,9 @@ NAMES = (*DEFAULT, "unheld")
 class Stage:
     """Starts the origin once and the servers of a scenario each time, and stops all of them at the end."""
 
-    def __init__(self, directory, cores, arguments):
+    def __init__(self, directory, cores, arguments, wrap=lambda name: []):
+        """`wrap` gives what a proxy of this name is started under."""
+        self.wrap = wrap
         self.directory, self.cores, self.workers, self.running = directory, cores, arguments.workers, []
         self.seawall = arguments.seawall
         self.envoy = find_envoy(arguments.envoy) if "envoy" in arguments.proxy else None
@@ -204,8 +206,10 @@ class Stage:
             argv = [self.envoy, "--concurrency", self.workers, "--disable-hot-restart", "-l", "error", "-c", config]
         else:
             argv = [self.seawall, "-c", config]
-        core = self.cores.load if name in ("origin", "upload") else self.cores.proxy
-        server = Server(name, argv, core, port, self.directory / f"{name}.log")
+        is_proxy = name not in ("origin", "upload")
+        core = self.cores.proxy if is_proxy else self.cores.load
+        wrap = self.wrap(name) if is_proxy else []
+        server = Server(name, [*wrap, *argv], core, port, self.directory / f"{name}.log")
         # From its start on, so that it is stopped whatever happens.
         self.running.append(server)
         server.wait_until_it_listens()

@@ -104,16 +104,15 @@ def mark(workers):
     return f"peers, {workers} worker{'s' * (workers > 1)}"
 
 
-def marks(path, workers):
-    """Where a file has its marks for the tables; ends the run if it has none."""
-    name = mark(workers)
+def marks(path, name):
+    """Where a file has its marks of this name; ends the run if it has none."""
     found = re.search(rf"(<!-- begin: {name} -->\n)(.*?)(<!-- end: {name} -->)", path.read_text(), re.DOTALL)
     if not found:
         sys.exit(f"{path} has no marks <!-- begin: {name} --> and <!-- end: {name} -->")
     return found
 
 
-def write(path, workers, lines):
+def write(path, name, lines):
     """Replaces what stands between the marks."""
-    found, text = marks(path, workers), path.read_text()
+    found, text = marks(path, name), path.read_text()
     path.write_text(text[: found.end(1)] + "\n" + "\n".join(lines) + "\n\n" + text[found.start(3) :])

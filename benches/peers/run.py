@@ -25,7 +25,7 @@ import peers
 import scenarios
 from load import Load
 from programs import ROOT, install
-from report import marks, report, write
+from report import mark, marks, report, write
 from servers import Instructions, steal_seconds
 
 
@@ -134,7 +134,7 @@ def parse():
         sys.exit(f"{arguments.seawall} is missing: cargo build --release")
     if arguments.write:
         # Now, not after an hour.
-        marks(arguments.write, arguments.workers)
+        marks(arguments.write, mark(arguments.workers))
     return arguments
 
 
@@ -165,7 +165,7 @@ def main():
     if wrong:
         raise wrong
     if arguments.write:
-        write(arguments.write, arguments.workers, lines)
+        write(arguments.write, mark(arguments.workers), lines)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,14 @@ use crate::upstream::pieces::Pieces;
 const LEAST_EVENT: usize = 8 * 1024;
 
 /// Answers with what the upstream said, or for it.
-pub fn respond(held: Held, client: &Client, answered: Answered, route: &super::Route) -> Reply {
+pub fn respond(
+    held: Held,
+    client: &Client,
+    answered: Box<Answered>,
+    route: &super::Route,
+) -> Reply {
     let Answered { exchange, head, content, judgement, now, endpoint, in_flight, passage } =
-        answered;
+        *answered;
     let settings = &route.settings;
     client.withdraw_interim();
     let verdict = match judgement.map(|judgement| *judgement) {

@@ -115,7 +115,7 @@ pub async fn send(
     held: &Held,
     outgoing: &Outgoing<'_>,
     body: Incoming,
-) -> Result<Answered, Unanswered> {
+) -> Result<Box<Answered>, Unanswered> {
     let upstream = &route.upstream;
     let settings = &upstream.settings().retry;
     let passage = match upstream.enter() {
@@ -252,7 +252,12 @@ impl Attempts<'_> {
     }
 
     /// One attempt at one endpoint, which begins `now`.
-    async fn run(&self, endpoint: &Choice, need: Need, now: Instant) -> Result<Answered, Trouble> {
+    async fn run(
+        &self,
+        endpoint: &Choice,
+        need: Need,
+        now: Instant,
+    ) -> Result<Box<Answered>, Trouble> {
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
         let idle = poll_fn(|cx| Poll::Ready(upstream.idle_link(endpoint, need, now, cx)));
@@ -278,16 +283,19 @@ impl Attempts<'_> {
         if let Some(slot) = slot {
             slot.answered(elapsed);
         }
-        let answered = |exchange, head, content: hold::Held, judgement| Answered {
-            // As long as nothing has been waited for, no time has passed.
-            now: (!content.waited).then(|| sent + elapsed),
-            exchange,
-            head,
-            content,
-            judgement,
-            endpoint: endpoint.clone(),
-            in_flight: None,
-            passage: None,
+        // Boxed: it goes from hand to hand.
+        let answered = |exchange, head, content: hold::Held, judgement| {
+            Box::new(Answered {
+                // As long as nothing has been waited for, no time has passed.
+                now: (!content.waited).then(|| sent + elapsed),
+                exchange,
+                head,
+                content,
+                judgement,
+                endpoint: endpoint.clone(),
+                in_flight: None,
+                passage: None,
+            })
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answered(exchange, head, hold::Held::default(), None));

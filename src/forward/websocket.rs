@@ -61,7 +61,7 @@ pub struct Asked {
 pub fn respond(
     held: Held,
     client: &Client,
-    answered: Answered,
+    answered: Box<Answered>,
     route: &Rc<Route>,
     asked: Asked,
 ) -> Reply {
@@ -78,7 +78,7 @@ pub fn respond(
         // RFC 9110 §7.8: an app may refuse or ignore an upgrade.
         return response::respond(held, client, answered, route);
     }
-    let Answered { exchange, head, endpoint, mut in_flight, passage, .. } = answered;
+    let Answered { exchange, head, endpoint, mut in_flight, passage, .. } = *answered;
     in_flight.iter_mut().for_each(InFlight::became_websocket);
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields.map()) {
         Ok(agreed) => agreed,

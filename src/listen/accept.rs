@@ -136,7 +136,8 @@ async fn take(
             let current = Rc::clone(current);
             let arrival = Arrival { address, told, guard, way, open: open.clone() };
             let drain = drain.clone();
-            tokio::task::spawn_local(async move {
+            // Boxed: when a task ends, all the room that its future has in it is written once more.
+            tokio::task::spawn_local(Box::pin(async move {
                 if let Some(limit) = crowded {
                     worker.metrics.connection_refused(limit);
                     return Box::pin(refuse(tcp, arrival.way.tls.is_some(), limit)).await;
@@ -146,7 +147,7 @@ async fn take(
                 if let Err(error) = connection(&current, tcp, arrival, drain).await {
                     tracing::debug!(%address, %error, "client connection ended early");
                 }
-            });
+            }));
         }
         // The client left between the handshake and the accept: nothing is wrong with us.
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -252,7 +252,8 @@ impl Pool {
         connection.ticket.set_idle(true);
         connection.deadline.clear();
         // An idle connection holds no buffer.
-        buffers::give_back(std::mem::take(&mut connection.buf));
+        buffers::give_back(&mut connection.buf);
+        connection.buf = BytesMut::new();
         connection.fill.next_message();
         idle.push_back(Idle { connection, since: now });
         true

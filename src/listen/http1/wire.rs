@@ -83,9 +83,9 @@ impl Wire {
     }
 
     /// The socket, and what was read from it and not taken.
-    pub fn into_parts(self) -> (ClientIo, Bytes) {
+    pub fn into_parts(mut self) -> (ClientIo, Bytes) {
         if self.buf.is_empty() {
-            buffers::give_back(self.buf);
+            buffers::give_back(&mut self.buf);
             return (self.io, Bytes::new());
         }
         (self.io, self.buf.freeze())

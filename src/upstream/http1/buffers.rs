@@ -31,11 +31,16 @@ pub fn take(size: usize) -> BytesMut {
     spare.unwrap_or_else(|| BytesMut::with_capacity(size))
 }
 
-/// Gives one back; what is in it is forgotten.
-pub fn give_back(mut buf: BytesMut) {
-    buf.clear();
+/// Gives this one back, if nobody has a part of it any more, and leaves an empty one; what is in it is
+/// forgotten. A part that is still in use, such as a request's head, keeps all of it alive anyway.
+pub fn give_back(from: &mut BytesMut) {
+    from.clear();
     // What was taken off its front is there again, if nobody has it any more.
-    if !buf.try_reclaim(SMALLEST) || buf.capacity() > LARGEST {
+    if from.capacity() == 0 || !from.try_reclaim(SMALLEST) {
+        return;
+    }
+    let buf = std::mem::take(from);
+    if buf.capacity() > LARGEST {
         return;
     }
     SPARE.with_borrow_mut(|spare| {
@@ -58,13 +63,15 @@ mod tests {
         buf.extend_from_slice(b"GET / HTTP/1.1");
         let start = buf.as_ptr();
         let head = buf.split_to(5).freeze();
-        give_back(buf);
+        give_back(&mut buf);
+        assert_ne!(buf.capacity(), 0, "a part of it is still in use");
         let mut other = take(SMALLEST);
         assert_ne!(other.as_ptr(), start, "a part of it is still in use");
         other.extend_from_slice(b"GET / HTTP/1.1");
         let (start, head_of_other) = (other.as_ptr(), other.split_to(5).freeze());
         drop((head, head_of_other));
-        give_back(other);
+        give_back(&mut other);
+        assert_eq!(other.capacity(), 0);
         let again = take(SMALLEST);
         assert_eq!((again.as_ptr(), again.len()), (start, 0));
         assert!(again.capacity() >= SMALLEST);
@@ -73,9 +80,9 @@ mod tests {
     #[test]
     fn a_buffer_has_the_size_that_is_asked_for() {
         for size in [SMALLEST, 2 * SMALLEST, LARGEST, SMALLEST, LARGEST] {
-            let buf = take(size);
+            let mut buf = take(size);
             assert!(buf.capacity() >= size, "{size}");
-            give_back(buf);
+            give_back(&mut buf);
         }
     }
 
@@ -83,12 +90,12 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let kept = || SPARE.with_borrow(|spare| spare.each_ref().map(Vec::len));
         SPARE.set(Default::default());
-        give_back(BytesMut::with_capacity(2 * LARGEST));
-        give_back(BytesMut::with_capacity(SMALLEST - 1));
-        give_back(BytesMut::new());
+        give_back(&mut BytesMut::with_capacity(2 * LARGEST));
+        give_back(&mut BytesMut::with_capacity(SMALLEST - 1));
+        give_back(&mut BytesMut::new());
         assert_eq!(kept(), [0; CLASSES]);
         for size in [SMALLEST, SMALLEST + 1, 2 * SMALLEST, LARGEST] {
-            (0..KEPT / SMALLEST).for_each(|_| give_back(BytesMut::with_capacity(size)));
+            (0..KEPT / SMALLEST).for_each(|_| give_back(&mut BytesMut::with_capacity(size)));
         }
         assert_eq!(kept(), [32, 16, 0, 4]);
     }

@@ -87,9 +87,8 @@ impl Fill {
     }
 
     fn let_go(buf: &mut BytesMut) {
-        // A part that is still in use, such as a request's head, keeps all of it alive anyway.
-        if buf.capacity() > 0 && buf.is_empty() && buf.try_reclaim(SMALLEST) {
-            buffers::give_back(std::mem::take(buf));
+        if buf.is_empty() {
+            buffers::give_back(buf);
         }
     }
 
