@@ -207,6 +207,8 @@ async fn serve_one(
     let worker = current.get();
     let requests = client.requests.get() + 1;
     client.requests.set(requests);
+    // What was known of an earlier response is not of now any more.
+    client.served.set(None);
     let is_last = requests >= worker.clients.requests_per_connection;
     let reply = {
         let mut answer = pin!(handle(worker, Rc::clone(client), head, content));

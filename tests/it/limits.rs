@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::support::client::{Client, End, Http1, Request, Version};
 use crate::support::http2::{self, CONTINUATION, END_STREAM, GOAWAY, HEADERS, Http2};
-use crate::support::script::{Gate, Script, Upstream, WELL};
+use crate::support::script::{Gate, Script, Step, Upstream, WELL};
 use crate::support::seawall::Seawall;
 use crate::support::websocket::{self, close, masked, open, read_to_end};
 
@@ -138,6 +138,25 @@ fn an_idle_connection_is_closed_after_the_head_timeout_whatever_it_was_answered(
     let mut client = Http1::connect(down.address());
     assert_eq!(client.exchange(&Request::get(), &Gate::default()).status, 500);
     assert_eq!(client.rest(), (Vec::new(), End::Fin));
+}
+
+#[test]
+fn the_head_timeout_begins_with_the_end_of_the_last_response() {
+    const SMALL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let crash = Script::read_head().write(SMALL).then(Step::ReadHead).until_client_saw_head().fin();
+    let upstream = Upstream::playing([crash, Script::read_head().write(SMALL)]);
+    let seawall = limited(&upstream, "head_timeout: 300ms");
+    let mut client = Http1::connect(seawall.address());
+    // The second one waits behind the first, whose end is not the time from which a third is due.
+    client.send(
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert_eq!(client.read(false, &Gate::default()).text(), "ok");
+    assert_eq!(Http1::connect(seawall.address()).rest(), (Vec::new(), End::Fin), "after 300 ms");
+    upstream.gate().open();
+    let second = client.read(false, &Gate::default());
+    assert_eq!((second.status, second.end), (500, End::Complete));
+    assert_eq!(client.exchange(&Request::get(), &Gate::default()).text(), "ok");
 }
 
 #[test]
