@@ -4,10 +4,10 @@
     benches/peers/instructions.py [--scenario NAME]… [--proxy NAME]… [--write benches/README.md] [--seawall PATH]
 
 The scenarios are those of run.py. Each proxy runs twice, for few requests and for many, over eight connections (in
-`close`, which h2load does not survive, for a short and for a long time by wrk); what the second run counts more belongs
-to the requests that it had more. The number repeats to a percent whatever else the machine does, so that it is the alarm
-for a change that costs something. It says nothing of caches and of the kernel. Peers that close connections behind a
-failing upstream are left out there. About six minutes.
+`close`, which h2load does not survive, for a short and for a long time by wrk). What the second run counts more belongs
+to the requests that it had more. The number repeats to a percent whatever else the machine does: it is the alarm for a
+change that costs something, and says nothing of caches and of the kernel. Peers that close connections behind a failing
+upstream are left out there. About six minutes.
 """
 
 import argparse
