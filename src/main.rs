@@ -6,8 +6,8 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    // The allocator asks for huge pages, each of which is resident as a whole: an idle process takes 23 MiB with them
-    // and 16 without, and no bench is faster (benches/README.md). A kernel that knows no such switch has its way.
+    // The allocator asks for huge pages, each of which is resident as a whole: small requests take 27 MiB at their peak
+    // with them and 15 without, and no bench is faster (benches/README.md). A kernel without this switch has its way.
     let _ = nix::sys::prctl::set_thp_disable(true);
     seawall::command::run(seawall::command::Arguments::parse())
 }
