@@ -311,7 +311,6 @@ fn ended(subject: &Subject, status: u16) {
 
 fn ended_at(subject: &Subject, status: u16, now: Instant) {
     let elapsed = now.saturating_duration_since(subject.started);
-    subject.route.metrics.ended(status, elapsed);
     if subject.worker.access_log {
         AccessLine {
             request_id: subject.id.as_str(),
@@ -329,6 +328,8 @@ fn ended_at(subject: &Subject, status: u16, now: Instant) {
     if let (Some(tracer), Some(recording)) = (&subject.worker.tracer, &subject.recording) {
         recording.ended(status, &owner(subject)).into_iter().for_each(|span| tracer.send(span));
     }
+    // Last: what is no longer in flight has been told in full.
+    subject.route.metrics.ended(status, elapsed);
 }
 
 /// Counts, logs and journals one failure, once.

@@ -387,11 +387,12 @@ impl RouteMetrics {
         self.0.in_flight.inc();
     }
 
-    /// A request has ended with this status after so long.
+    /// A request has ended with this status after so long. It is in flight until all of it is
+    /// counted, so that no scrape finds it nowhere.
     pub fn ended(&self, status: u16, elapsed: Duration) {
-        self.0.in_flight.dec();
         self.0.seconds.observe(elapsed.as_secs_f64());
         self.status(status).inc();
+        self.0.in_flight.dec();
     }
 
     fn status(&self, status: u16) -> IntCounter {
