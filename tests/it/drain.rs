@@ -82,10 +82,11 @@ fn idle_connections_of_a_drained_endpoint_are_closed() {
         let mut client = Client::connect(Version::Http1, seawall.address());
         assert_eq!(client.exchange(&Request::get(), leaves.gate()).text(), WELL);
     }
-    let idle = |seawall: &Seawall| seawall.cells("seawall_upstream_connections").join("\n");
-    assert!(idle(&seawall).contains("state=\"idle\",upstream=\"app\"} 2"), "{}", idle(&seawall));
+    let until_idle = |what, count| {
+        let idle = "seawall_upstream_connections{state=\"idle\",upstream=\"app\"}";
+        seawall.until(what, |now| (now.value(idle) == count).then_some(()));
+    };
+    until_idle("both are idle", 2);
     assert_eq!(seawall.drain(&url(&leaves), true), Some("drained"));
-    seawall.until("one is closed", |seawall| {
-        idle(seawall).contains("state=\"idle\",upstream=\"app\"} 1").then_some(())
-    });
+    until_idle("one is closed", 1);
 }

@@ -9,7 +9,7 @@ use crate::support::seawall::Seawall;
 use crate::support::websocket;
 
 /// Short checks, so that the tests are short; one is enough.
-const CHECKS: &str = "interval: 50ms, timeout: 5s, healthy: 1, unhealthy: 1, initial: unhealthy";
+const CHECKS: &str = "interval: 50ms, timeout: 60s, healthy: 1, unhealthy: 1, initial: unhealthy";
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
@@ -113,7 +113,7 @@ fn an_app_is_in_exactly_while_it_accepts_websockets() {
         ),
         ("a crash", Script::read_head().reset()),
     ] {
-        let well = (0..200).map(|_| websocket::open().hang());
+        let well = (0..2000).map(|_| websocket::open().hang());
         let upstream = Upstream::playing([unwell].into_iter().chain(well));
         let settings = format!("health: {{ websocket: /live?x=1, {CHECKS} }}, slow_start: 0s");
         let seawall = Seawall::before_with(&upstream, &settings);

@@ -210,7 +210,7 @@ fn a_client_that_leaves_takes_its_request_with_it_whatever_it_had_sent() {
         let seawall = Seawall::before(&upstream);
         let mut client = Http1::connect(seawall.address());
         client.send(request);
-        seawall.until("it is there", |_| (!upstream.requests().is_empty()).then_some(()));
+        upstream.until_asked(1);
         drop(client);
         upstream.record();
         let gone = seawall.until(name, |seawall| {

@@ -15,9 +15,7 @@ fn a_full_upstream_is_a_failure_of_its_own_kind() {
     let seawall = Seawall::before_with(&upstream, "limits: { connections: 1 }");
     let mut occupant = crate::support::client::Http1::connect(seawall.address());
     occupant.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    seawall.until("the only connection is in use", |_| {
-        (!upstream.requests().is_empty()).then_some(())
-    });
+    upstream.until_asked(1);
     let mut client = Client::connect(Version::Http1, seawall.address());
     let seen = client.exchange(&Request::get(), upstream.gate());
     assert_eq!((seen.status, seen.end), (500, End::Complete));
@@ -168,7 +166,7 @@ fn an_http2_connection_without_streams_is_told_to_go_and_one_with_a_stream_is_no
     let seawall = limited(&upstream, "head_timeout: 300ms");
     let mut busy = http2::connect(seawall.address());
     busy.write_all(&http2::request(1, END_STREAM, GET)).unwrap();
-    seawall.until("the app has the request", |_| (!upstream.requests().is_empty()).then_some(()));
+    upstream.until_asked(1);
     // This one has nothing to do, and is gone first although it came later.
     let mut idle = http2::connect(seawall.address());
     let mut told = false;

@@ -2,7 +2,7 @@
 //! goes elsewhere, waits for a moment, or is told at once.
 
 use crate::support::client::{Client, End, Http1, Request, Version};
-use crate::support::script::{Script, Upstream, WELL};
+use crate::support::script::{Nobody, Script, Upstream, WELL};
 use crate::support::seawall::Seawall;
 use crate::support::websocket::{self, open};
 
@@ -24,7 +24,7 @@ fn urls(upstreams: &[&Upstream]) -> String {
 fn occupy(seawall: &Seawall, upstream: &Upstream) -> Http1 {
     let mut client = Http1::connect(seawall.address());
     client.send(GET);
-    seawall.until("the app has the request", |_| (!upstream.requests().is_empty()).then_some(()));
+    upstream.until_asked(1);
     client
 }
 
@@ -34,17 +34,15 @@ fn text(version: Version, seawall: &Seawall, upstream: &Upstream) -> String {
     client.exchange(&Request::get(), upstream.gate()).text()
 }
 
-fn pending(seawall: &Seawall, count: u32) {
-    let line = format!("seawall_upstream_pending_requests{{upstream=\"app\"}} {count}\n");
-    seawall
-        .until("the queue is as long", |seawall| seawall.metrics().contains(&line).then_some(()));
+fn pending(seawall: &Seawall, count: u64) {
+    seawall.until("the queue is as long", |now| (now.pending() == count).then_some(()));
 }
 
 #[test]
 fn one_request_too_many_waits_and_is_served_when_there_is_room() {
     for version in [Version::Http1, Version::Http2] {
         let app = held();
-        let seawall = Seawall::before_with(&app, "limits: { requests: 1, pending_time: 60s }");
+        let seawall = Seawall::before_with(&app, "limits: { requests: 1, pending_time: 300s }");
         let mut first = occupy(&seawall, &app);
         std::thread::scope(|scope| {
             let second = scope.spawn(|| text(version, &seawall, &app));
@@ -113,7 +111,8 @@ fn a_full_endpoint_is_passed_over() {
 #[test]
 fn whoever_waits_for_one_endpoint_keeps_nobody_from_another_one() {
     let apps = [held(), held()];
-    let settings = "limits: { endpoint_connections: 1, pending_time: 60s }, retry: { attempts: 1 }";
+    let settings =
+        "limits: { endpoint_connections: 1, pending_time: 300s }, retry: { attempts: 1 }";
     let seawall = Seawall::at(&urls(&[&apps[0], &apps[1]]), settings);
     let mut first = apps.each_ref().map(|app| occupy(&seawall, app));
     std::thread::scope(|scope| {
@@ -146,10 +145,9 @@ fn a_websocket_has_left_the_limit_of_requests() {
 
 #[test]
 fn a_request_whose_endpoint_is_dead_waits_for_room_at_the_next_one() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let app = held();
-    let endpoints = format!("'http://{nobody}', {}", urls(&[&app]));
-    let settings = "limits: { endpoint_requests: 1, pending_time: 60s }, \
+    let (nobody, app) = (Nobody::new(), held());
+    let endpoints = format!("'http://{}', {}", nobody.address(), urls(&[&app]));
+    let settings = "limits: { endpoint_requests: 1, pending_time: 300s }, \
                     ejection: { consecutive_failures: 0 }, retry: { attempts: 2 }";
     let seawall = Seawall::at(&endpoints, settings);
     let mut first = occupy(&seawall, &app);

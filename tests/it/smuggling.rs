@@ -161,6 +161,8 @@ fn tell(row: &Row) {
         let _ = client.stream().shutdown(Shutdown::Write);
         let (rest, _) = client.rest();
         assert_eq!(String::from_utf8_lossy(&rest), "", "{name}: one answer too many");
+        drop(client);
+        seawall.until_deserted();
         assert!(seawall.cells("seawall_client_failures_total").is_empty(), "{name}");
     }
     assert!(recorder.broken() <= 1, "{name}: sent more than once");

@@ -18,26 +18,16 @@ fn held(settings: &[(u16, u32)]) -> Script {
         .then_well_http2(head_of(1, END_STREAM, 204, &[]))
 }
 
-fn in_flight(seawall: &Seawall) -> u64 {
-    let metrics = seawall.metrics();
-    let line = metrics.lines().find(|line| line.starts_with("seawall_requests_in_flight"));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
 /// A POST of so many bytes that seawall has, and that is not answered yet.
 fn asking(seawall: &Seawall, length: usize) -> Http1 {
-    let before = in_flight(seawall);
-    let mut client = Http1::connect(seawall.address());
-    let content = "x".repeat(length);
-    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{content}"));
-    seawall.until("it has arrived", |seawall| (in_flight(seawall) > before).then_some(()));
-    client
-}
-
-fn first_is_there(seawall: &Seawall, upstream: &Upstream) {
-    seawall.until("the first request is under way", |_| {
-        (!upstream.requests().is_empty()).then_some(())
-    });
+    seawall.with_one_more(|| {
+        let mut client = Http1::connect(seawall.address());
+        let content = "x".repeat(length);
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{content}"
+        ));
+        client
+    })
 }
 
 #[test]
@@ -45,12 +35,13 @@ fn who_finds_no_stream_waits_for_one_and_one_too_many_is_refused() {
     // The limit is ours, or the upstream's own (SETTINGS_MAX_CONCURRENT_STREAMS).
     for (ours, settings) in [("streams: 1", &[][..]), ("streams: 100", &[(3, 1)])] {
         let upstream = Upstream::playing([held(settings)]);
-        let limits = format!("{ours}, connections: 1, pending: 2, pending_time: 20s");
+        let limits = format!("{ours}, connections: 1, pending: 2, pending_time: 300s");
         let seawall =
             Seawall::before_with(&upstream, &format!("protocol: http2, limits: {{ {limits} }}"));
         let first = asking(&seawall, 1);
-        first_is_there(&seawall, &upstream);
+        upstream.until_asked(1);
         let waiting = [2, 3].map(|length| asking(&seawall, length));
+        seawall.until("both wait", |now| (now.pending() == 2).then_some(()));
         let mut refused = Client::connect(Version::Http1, seawall.address());
         let seen = refused.exchange(&Request::get(), &Default::default());
         assert_eq!((seen.status, seen.end), (500, End::Complete), "{ours}");
@@ -72,14 +63,16 @@ fn who_waits_for_a_stream_for_too_long_is_refused() {
     let upstream = Upstream::playing([held(&[])]);
     let limits = "limits: { streams: 1, connections: 1, pending_time: 200ms }";
     let seawall = Seawall::before_with(&upstream, &format!("protocol: http2, {limits}"));
-    let _first = asking(&seawall, 1);
-    first_is_there(&seawall, &upstream);
+    let mut first = asking(&seawall, 1);
+    upstream.until_asked(1);
     let asked = tokio::time::Instant::now();
     let mut client = Client::connect(Version::Http1, seawall.address());
     let seen = client.exchange(&Request::get(), &Default::default());
     assert_eq!(seen.field("proxy-status"), Some("seawall;error=connection_limit_reached"));
     assert!(asked.elapsed() >= Duration::from_millis(200));
     upstream.gate().open();
+    // Its stream is free then; the next request would wait for it no longer than the one before.
+    assert_eq!(first.read(false, upstream.gate()).status, 204);
     let seen = client.exchange(&Request::get(), upstream.gate());
     assert_eq!((seen.status, &*seen.text()), (200, WELL), "the queue is in order behind it");
 }
@@ -90,12 +83,12 @@ fn a_full_endpoint_does_not_stop_requests_to_another() {
     let deaf_once = Script::http2_request().then(Step::BeWellHttp2);
     let (full, free) = (Upstream::playing([held(&[(3, 1)])]), Upstream::playing([deaf_once]));
     let endpoints = format!("'http://{}', 'http://{}'", full.address(), free.address());
-    let settings = "protocol: http2, limits: { streams: 2, connections: 2, pending_time: 20s }";
+    let settings = "protocol: http2, limits: { streams: 2, connections: 2, pending_time: 300s }";
     let seawall = Seawall::at(&endpoints, settings);
     // In turn.
     let [mut first, _deaf] = [&full, &free].map(|upstream| {
         let client = asking(&seawall, 1);
-        first_is_there(&seawall, upstream);
+        upstream.until_asked(1);
         client
     });
     let mut waiting = Vec::new();
@@ -151,7 +144,7 @@ fn nobody_is_forgotten_in_the_queue() {
         let urls: Vec<_> =
             upstreams.iter().map(|upstream| format!("'http://{}'", upstream.address())).collect();
         let settings =
-            format!("protocol: http2, limits: {{ {limits}, pending: 100, pending_time: 20s }}");
+            format!("protocol: http2, limits: {{ {limits}, pending: 100, pending_time: 300s }}");
         let seawall = Seawall::at(&urls.join(", "), &settings);
         let address = seawall.address();
         let clients: Vec<_> = (0..20)

@@ -440,10 +440,13 @@ fn uploads() -> Vec<Fault> {
     ];
     let mut all = Vec::new();
     for (fin, reset, length, phase) in sizes {
-        let pair = cut([fin, reset], Kind::ConnectionTerminated, phase, move || {
-            // All of the content but its last byte where it is small: the rest is known to be there.
-            Script::read_head().then(Step::ReadContent(length.min(65_536)))
-        });
+        let ended = Kind::ConnectionTerminated;
+        // All of the content but its last byte where it is small: the rest is known to be there.
+        let script = || Script::read_head().then(Step::ReadContent(length.min(65_536)));
+        let pair = [
+            story(fin, ended, phase, script().then(Step::FinUnread)),
+            story(reset, ended, phase, script().reset()),
+        ];
         all.extend(pair.map(|fault| fault.asked(Request::post(length))));
     }
     all

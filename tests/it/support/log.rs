@@ -1,16 +1,19 @@
 //! The log of every seawall in this process, to be asked by request id.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, Once};
+use std::sync::{Condvar, Mutex, Once};
 
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::PATIENCE;
+
 /// The fields of one log line.
 pub type Line = BTreeMap<String, String>;
 
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+static MORE: Condvar = Condvar::new();
 static CAPTURE: Once = Once::new();
 
 struct Capture;
@@ -36,6 +39,7 @@ impl<S: tracing::Subscriber> Layer<S> for Capture {
         event.record(&mut Fields(&mut line));
         if line.contains_key("request_id") {
             LINES.lock().unwrap().push(line);
+            MORE.notify_all();
         }
     }
 }
@@ -45,8 +49,22 @@ pub fn capture() {
     CAPTURE.call_once(|| tracing_subscriber::registry().with(Capture).init());
 }
 
-/// The lines of this request.
-pub fn of(request_id: &str) -> Vec<Line> {
+/// Waits until the lines of this request answer `question`. There is no other way to read the log: a
+/// line follows the client's last byte by a moment.
+pub fn wait_for<T>(
+    request_id: &str,
+    what: &str,
+    mut question: impl FnMut(&[Line]) -> Option<T>,
+) -> T {
+    let mut answer = None;
     let lines = LINES.lock().unwrap();
-    lines.iter().filter(|line| line["request_id"] == request_id).cloned().collect()
+    let (lines, _) = MORE
+        .wait_timeout_while(lines, PATIENCE, |lines| {
+            let of_it = lines.iter().filter(|line| line["request_id"] == request_id);
+            answer = question(&of_it.cloned().collect::<Vec<_>>());
+            answer.is_none()
+        })
+        .unwrap();
+    drop(lines);
+    answer.unwrap_or_else(|| panic!("never logged: {what}"))
 }

@@ -10,7 +10,7 @@ pub mod websocket;
 use std::time::Duration;
 
 /// Longer than anything that a test waits for: only a test that fails waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an upstream says that no client may ever read.
 pub const SECRET: &str = "hunter2";

@@ -4,13 +4,13 @@
 //! well: it answers every request with [`WELL`]. Raw sockets, no HTTP library.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
 use super::http2::{self, Http2};
@@ -47,8 +47,10 @@ pub enum Step {
     WriteUntilStuck(Vec<u8>),
     /// Waits until the client has seen the head of its response.
     UntilClientSawHead,
-    /// Closes with a FIN: everything sent before arrives, unread bytes are read first.
+    /// Closes with a FIN: everything sent before arrives, and what still comes is read.
     Fin,
+    /// Sends a FIN, and reads nothing until the client has seen the head of its response.
+    FinUnread,
     /// Closes with a RST.
     Reset,
     /// Says nothing more, and reads whatever comes until the other side closes.
@@ -168,14 +170,51 @@ impl Gate {
     }
 }
 
+/// A loopback address at which nobody listens, and that nobody else gets, while this is kept.
+#[derive(Debug)]
+pub struct Nobody(Socket);
+
+impl Nobody {
+    /// Takes a free port.
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        Nobody(socket)
+    }
+
+    /// Where nobody listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// From now on the kernel accepts connections.
+    pub fn arise(&self) {
+        self.0.listen(64).unwrap();
+    }
+}
+
 /// An upstream that plays scripts.
 #[derive(Debug)]
 pub struct Upstream {
     address: SocketAddr,
     gate: Gate,
     stopped: Arc<AtomicBool>,
-    requests: Arc<Mutex<Vec<Vec<u8>>>>,
+    requests: Arc<Requests>,
     record: Arc<(Mutex<Option<Record>>, Condvar)>,
+}
+
+/// The request heads that were read.
+#[derive(Debug, Default)]
+struct Requests {
+    heads: Mutex<Vec<Vec<u8>>>,
+    more: Condvar,
+}
+
+impl Requests {
+    fn push(&self, head: Vec<u8>) {
+        self.heads.lock().unwrap().push(head);
+        self.more.notify_all();
+    }
 }
 
 /// Everything that a connection received after its story, and how it ended.
@@ -239,10 +278,19 @@ impl Upstream {
         &self.gate
     }
 
-    /// Every request head that was read, as it was read.
+    /// Every request head that was read, as it was read. One that was answered is among them; for
+    /// one that is under way, wait with [`Upstream::until_asked`].
     pub fn requests(&self) -> Vec<String> {
-        let requests = self.requests.lock().unwrap();
-        requests.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect()
+        let heads = self.requests.heads.lock().unwrap();
+        heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect()
+    }
+
+    /// Waits until so many request heads have been read.
+    pub fn until_asked(&self, times: usize) {
+        let heads = self.requests.heads.lock().unwrap();
+        let wait = self.requests.more.wait_timeout_while(heads, PATIENCE, |it| it.len() < times);
+        let (heads, late) = wait.unwrap();
+        assert!(!late.timed_out(), "asked {} times, not {times}", heads.len());
     }
 
     /// What [`Step::Record`] received, if it has ended.
@@ -277,7 +325,7 @@ impl Drop for Upstream {
 struct Story {
     stream: TcpStream,
     gate: Gate,
-    requests: Arc<Mutex<Vec<Vec<u8>>>>,
+    requests: Arc<Requests>,
     record: Arc<(Mutex<Option<Record>>, Condvar)>,
 }
 
@@ -336,7 +384,8 @@ impl Story {
                     }
                 }
                 Step::Accept(fields) => {
-                    let head = self.requests.lock().unwrap().last().cloned().unwrap_or_default();
+                    let head =
+                        self.requests.heads.lock().unwrap().last().cloned().unwrap_or_default();
                     let answer = super::websocket::accepting(&head, fields);
                     let _ = self.stream.write_all(answer.as_bytes());
                 }
@@ -348,21 +397,30 @@ impl Story {
                 Step::WriteUntilStuck(bytes) => self.write_until_stuck(&bytes),
                 Step::UntilClientSawHead => self.gate.wait(),
                 Step::Fin => {
-                    // Unread bytes would turn the close into a RST.
-                    self.stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-                    let _ = self.stream.read(&mut [0; 65536]);
-                    return;
+                    // A close over unread bytes would be a RST: all that comes is read, for as long
+                    // as the other side has not closed too.
+                    let _ = self.stream.shutdown(Shutdown::Write);
+                    return self.read_away();
+                }
+                Step::FinUnread => {
+                    let _ = self.stream.shutdown(Shutdown::Write);
+                    self.gate.wait();
+                    return self.read_away();
                 }
                 Step::Reset => {
                     SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
                     return;
                 }
-                Step::Hang => while matches!(self.stream.read(&mut [0; 65_536]), Ok(1..)) {},
+                Step::Hang => self.read_away(),
                 Step::BeWell => return self.be_well(),
                 Step::BeWellHttp2 => return self.be_well_http2(),
                 Step::Record => self.record(),
             }
         }
+    }
+
+    fn read_away(&mut self) {
+        while matches!(self.stream.read(&mut [0; 65_536]), Ok(1..)) {}
     }
 
     fn write_until_stuck(&mut self, bytes: &[u8]) {
@@ -396,14 +454,14 @@ impl Story {
             }
         }
         if !head.starts_with(b"PRI * HTTP/2.0") {
-            self.requests.lock().unwrap().push(head.clone());
+            self.requests.push(head.clone());
         }
         Some(head)
     }
 
     fn keep_request(&self, stream: u32, content: usize) {
         let head = format!("HTTP/2 stream {stream}, {content} bytes");
-        self.requests.lock().unwrap().push(head.into_bytes());
+        self.requests.push(head.into_bytes());
     }
 
     fn flood_http2(&mut self, requests: usize) -> Option<()> {

@@ -1,7 +1,13 @@
 //! A seawall of one worker, and what it says about itself.
+//!
+//! What it says follows the client's last byte by a moment, and on a busy machine the moment is long.
+//! So nothing here reads once and goes on: a test asks a seawall that has [settled](Seawall::cells)
+//! all its requests, or it [waits](Seawall::until) for what must come.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
+use std::time::Duration;
 
 use seawall::config::{self, model::Config};
 use seawall::failure::{Kind, Outcome, Phase};
@@ -85,9 +91,116 @@ impl Seawall {
         self.running.addresses()[0]
     }
 
-    /// All metrics as Prometheus would read them.
+    /// All metrics as Prometheus would read them, when no request is under way any more.
     pub fn metrics(&self) -> String {
-        String::from_utf8(self.running.metrics().encode()).unwrap()
+        self.settled().metrics()
+    }
+
+    /// The cells of a metric that are not 0, as `{labels} value`, when no request is under way any
+    /// more: what is not there then will not come. Whatever is under way by intention needs
+    /// [`Seawall::until`].
+    pub fn cells(&self, name: &str) -> Vec<String> {
+        self.settled().cells(name)
+    }
+
+    /// The value of this line of the metrics (name and labels), when no request is under way any
+    /// more; 0 if there is none.
+    pub fn value(&self, line: &str) -> u64 {
+        self.settled().value(line)
+    }
+
+    /// Drains this endpoint of `app`, or takes it back, as an operator does; its state then.
+    pub fn drain(&self, endpoint: &str, drained: bool) -> Option<&'static str> {
+        self.running.upstreams().first()?.set_drained(endpoint, drained)
+    }
+
+    /// P5: this failure and no other is in the metric, once, and it has one line in the log and one
+    /// entry in the journal under the id that the client has.
+    pub fn told_once(&self, name: &str, id: &str, failure: &Told) -> Value {
+        let cells = self.until(name, |seawall| {
+            Some(seawall.cells("seawall_failures_total")).filter(|cells| !cells.is_empty())
+        });
+        // Twice would be wrong too: until the request has ended, another one could follow.
+        let now = self.settled();
+        assert_eq!(now.cells("seawall_failures_total"), cells, "{name}");
+        let (kind, phase) = (failure.kind.name(), failure.phase.name());
+        let (outcome, protocol) = (failure.outcome.name(), failure.protocol);
+        let expected = format!(
+            "{{kind=\"{kind}\",outcome=\"{outcome}\",phase=\"{phase}\",protocol=\"{protocol}\",\
+            upstream=\"app\"}} 1"
+        );
+        assert_eq!(cells, [expected], "{name}");
+        // A session has a line of its own when it ends.
+        let lines = log::wait_for(id, name, |lines| {
+            let mut lines = lines.to_vec();
+            lines.retain(|line| line.contains_key("kind"));
+            Some(lines).filter(|lines| !lines.is_empty())
+        });
+        assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+        let mut entries = now.journal(id);
+        assert_eq!(entries.len(), 1, "{name}: {entries:?}");
+        let entry = entries.remove(0);
+        for (field, expected) in [("kind", kind), ("phase", phase), ("outcome", outcome)] {
+            assert_eq!(lines[0][field], expected, "{name}: {field} in the log");
+            assert_eq!(entry[field], expected, "{name}: {field} in the journal");
+        }
+        assert_eq!(entry["protocol"], protocol, "{name}");
+        assert_eq!(entry["upstream"], "app", "{name}");
+        entry
+    }
+
+    /// Waits until `question` is answered with something.
+    pub fn until<T>(&self, what: &str, mut question: impl FnMut(&Now<'_>) -> Option<T>) -> T {
+        let now = Now(self);
+        let asked = tokio::time::Instant::now();
+        while asked.elapsed() < PATIENCE {
+            if let Some(answer) = question(&now) {
+                return answer;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        panic!("never came true: {what}\n{}", now.metrics());
+    }
+
+    /// Does this and waits until one more request is under way.
+    pub fn with_one_more<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let before = Now(self).in_flight();
+        let asked = ask();
+        self.until("it has arrived", |now| (now.in_flight() > before).then_some(()));
+        asked
+    }
+
+    /// Waits until every client has left, and every trace of it is counted.
+    pub fn until_deserted(&self) {
+        self.until("every client has left", |now| {
+            (now.value("seawall_client_connections") == 0).then_some(())
+        });
+    }
+
+    /// Waits until no request is under way: a request is told in full before it ends.
+    fn settled(&self) -> Now<'_> {
+        self.until("no request is under way", |now| (now.in_flight() == 0).then_some(()));
+        Now(self)
+    }
+}
+
+/// A seawall while something may be under way. Only [`Seawall::until`] lends one, for as long as it
+/// takes: what is read from it once says nothing.
+#[derive(Debug)]
+pub struct Now<'s>(&'s Seawall);
+
+impl Deref for Now<'_> {
+    type Target = Seawall;
+
+    fn deref(&self) -> &Seawall {
+        self.0
+    }
+}
+
+impl Now<'_> {
+    /// All metrics.
+    pub fn metrics(&self) -> String {
+        String::from_utf8(self.0.running.metrics().encode()).unwrap()
     }
 
     /// The cells of a metric that are not 0, as `{labels} value`.
@@ -100,56 +213,31 @@ impl Seawall {
             .collect()
     }
 
-    /// Drains this endpoint of `app`, or takes it back, as an operator does; its state then.
-    pub fn drain(&self, endpoint: &str, drained: bool) -> Option<&'static str> {
-        self.running.upstreams().first()?.set_drained(endpoint, drained)
+    /// The value of this line of the metrics (name and labels); 0 if there is none.
+    pub fn value(&self, line: &str) -> u64 {
+        let metrics = self.metrics();
+        let mut values = metrics.lines().filter_map(|it| it.strip_prefix(line)?.strip_prefix(' '));
+        values.next().map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// How many requests are under way.
+    pub fn in_flight(&self) -> u64 {
+        let metrics = self.metrics();
+        let each = |line: &str| {
+            let value = line.strip_prefix("seawall_requests_in_flight{")?.rsplit(' ').next()?;
+            Some(value.parse::<u64>().unwrap())
+        };
+        metrics.lines().filter_map(each).sum()
+    }
+
+    /// How many requests to `app` wait for room.
+    pub fn pending(&self) -> u64 {
+        self.value("seawall_upstream_pending_requests{upstream=\"app\"}")
     }
 
     /// What the journal has for this request.
     pub fn journal(&self, request_id: &str) -> Vec<Value> {
         let query = Query { request_id: Some(request_id.to_owned()), ..Query::default() };
-        self.running.journal().snapshot(&query).as_array().unwrap().clone()
-    }
-
-    /// P5: this failure and no other is in the metric, once, and it has one line in the log and one
-    /// entry in the journal under the id that the client has.
-    pub fn told_once(&self, name: &str, id: &str, failure: &Told) -> Value {
-        let cells = self.until(name, |seawall| {
-            Some(seawall.cells("seawall_failures_total")).filter(|cells| !cells.is_empty())
-        });
-        let (kind, phase) = (failure.kind.name(), failure.phase.name());
-        let (outcome, protocol) = (failure.outcome.name(), failure.protocol);
-        let expected = format!(
-            "{{kind=\"{kind}\",outcome=\"{outcome}\",phase=\"{phase}\",protocol=\"{protocol}\",\
-            upstream=\"app\"}} 1"
-        );
-        assert_eq!(cells, [expected], "{name}");
-        // A session has a line of its own when it ends.
-        let mut lines = log::of(id);
-        lines.retain(|line| line.contains_key("kind"));
-        assert_eq!(lines.len(), 1, "{name}: {lines:?}");
-        let mut entries = self.journal(id);
-        assert_eq!(entries.len(), 1, "{name}: {entries:?}");
-        let entry = entries.remove(0);
-        for (field, expected) in [("kind", kind), ("phase", phase), ("outcome", outcome)] {
-            assert_eq!(lines[0][field], expected, "{name}: {field} in the log");
-            assert_eq!(entry[field], expected, "{name}: {field} in the journal");
-        }
-        assert_eq!(entry["protocol"], protocol, "{name}");
-        assert_eq!(entry["upstream"], "app", "{name}");
-        entry
-    }
-
-    /// Waits until `question` is answered with something: a count may follow the client's last
-    /// byte by a moment.
-    pub fn until<T>(&self, what: &str, mut question: impl FnMut(&Self) -> Option<T>) -> T {
-        let rounds = PATIENCE.as_millis() / 5;
-        for _ in 0..rounds {
-            if let Some(answer) = question(self) {
-                return answer;
-            }
-            std::thread::park_timeout(std::time::Duration::from_millis(5));
-        }
-        panic!("never came true: {what}\n{}", self.metrics());
+        self.0.running.journal().snapshot(&query).as_array().unwrap().clone()
     }
 }
