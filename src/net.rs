@@ -1,9 +1,12 @@
-//! The sockets below everything: tokio's.
+//! The sockets below everything: tokio's. And how clients are counted by their addresses.
 //!
 //! Built with `--cfg fuzzing` they are pipes in memory with the same methods, so that the fuzz targets
 //! (`tests/fuzz`) drive the whole path from the accept loop to the upstream in paused time: what is
 //! written is there at once, a wait costs nothing, and the same input always does the same.
 
+mod network;
+
+pub use network::Network;
 #[cfg(not(fuzzing))]
 pub use tokio::net::{TcpListener, TcpStream};
 

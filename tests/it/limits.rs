@@ -208,6 +208,30 @@ fn one_address_has_its_share_of_connections() {
     });
 }
 
+#[test]
+fn one_ipv6_network_has_the_share_of_one_address() {
+    let upstream = Upstream::healthy();
+    let seawall = Seawall::configured(&format!(
+        "upstreams: {{ app: {{ endpoints: ['http://{}'] }} }}\nroutes: [{{ upstream: app }}]\n\
+        listeners: [{{ address: '127.0.0.1:0', proxy_protocol: always }}]\n\
+        clients: {{ per_address: 2 }}\n",
+        upstream.address()
+    ));
+    let from = |address: &str| {
+        let mut client = Http1::connect(seawall.address());
+        client.send(format!("PROXY TCP6 {address} 2001:db8:ffff::1 1000 80\r\n"));
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let status = client.read(false, &Gate::default()).status;
+        (status, client)
+    };
+    let of_network: Vec<_> = (1..=3).map(|host| from(&format!("2001:db8:0:1::{host}"))).collect();
+    let statuses: Vec<_> = of_network.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 200, 503]);
+    assert_eq!(from("2001:db8:0:2::1").0, 200, "the next network");
+    let refused = seawall.cells("seawall_client_connections_refused_total");
+    assert_eq!(refused, ["{reason=\"per_address\"} 1"]);
+}
+
 const GET: &[(&str, &str)] =
     &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
 
