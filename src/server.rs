@@ -185,7 +185,7 @@ impl Server {
             }
             listeners.push(bound);
         }
-        let state = Arc::new(crate::admin::State::new(config.describe(), upstreams.clone()));
+        let state = Arc::new(crate::admin::State::new(&config, upstreams.clone()));
         let (drainer, drain) = Drainer::new();
 
         let mut running = Running {
@@ -334,7 +334,6 @@ impl Running {
             metrics: Arc::clone(&self.metrics),
             journal: Arc::clone(&self.journal),
             state: Arc::clone(&self.state),
-            token: self.config.admin.token.clone(),
         };
         let (drainer, drain) = Drainer::new();
         let thread = spawn("seawall-admin".into(), move |runtime| {

@@ -18,8 +18,8 @@ pub fn describe(admin: &Admin) -> Value {
     };
     let websockets = admin.metrics.websockets_open();
     let circuits = admin.metrics.circuits();
-    let upstreams = admin.state.upstreams();
-    let upstreams = upstreams.iter().map(|upstream| {
+    let loaded = admin.state.loaded();
+    let upstreams = loaded.upstreams.iter().map(|upstream| {
         let name = &*upstream.settings.name;
         json!({
             "name": name,

@@ -138,6 +138,7 @@ impl Config {
             "admin": {
                 "address": self.admin.address.map(|address| address.to_string()),
                 "token": self.admin.token.as_ref().map(|_| "set"),
+                "hosts": self.admin.hosts,
             },
             "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
             "routes": routes.collect::<Vec<_>>(),

@@ -28,7 +28,7 @@ pub use upstream::{
 };
 
 /// A complete, valid configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// How many workers, each a thread with its own runtime: at least 1.
     pub workers: usize,
@@ -59,7 +59,7 @@ pub struct Config {
 }
 
 /// A certificate chain with its private key.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Identity {
     /// The chain, end entity first.
     pub chain: Vec<CertificateDer<'static>>,
@@ -68,12 +68,14 @@ pub struct Identity {
 }
 
 /// The operators' listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     /// Where it listens; `None` is off.
     pub address: Option<SocketAddr>,
     /// What a request must know, but for the probes.
     pub token: Option<Secret>,
+    /// Names under which it is asked, beside those that it has anyway. Lower case, no dot at the end.
+    pub hosts: Vec<Box<str>>,
 }
 
 /// Text that is never printed.
@@ -87,7 +89,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// How WebSockets are relayed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WebSocket {
     /// A side that is silent for so long is pinged. Default 20 s.
     pub ping_interval: Duration,
@@ -132,7 +134,7 @@ impl Default for WebSocket {
 }
 
 /// Limits towards clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Clients {
     /// A TLS handshake, and a PROXY protocol header before it. Default 10 s.
     pub handshake_timeout: Duration,
@@ -154,7 +156,8 @@ pub struct Clients {
     pub fields: usize,
     /// Connections per worker. Default 16384.
     pub connections: usize,
-    /// Connections of one address per worker; trusted proxies may have any number. Default 16384.
+    /// Connections of one address, with IPv6 of one /64, per worker; trusted proxies may have any
+    /// number. Default 16384.
     pub per_address: usize,
     /// Requests of one connection. Default 10000.
     pub requests_per_connection: u64,
@@ -182,7 +185,7 @@ impl Default for Clients {
 }
 
 /// Who may set forwarding fields and request ids.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Forwarded {
     /// Requests from these addresses keep, and are appended to, their `X-Forwarded-*`,
     /// `Forwarded` and `X-Request-Id`; from all others these fields are replaced.
@@ -193,7 +196,7 @@ pub struct Forwarded {
 }
 
 /// How the process ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Shutdown {
     /// How long requests and WebSockets have to finish. Default 30 s.
     pub drain: Duration,

@@ -14,6 +14,7 @@ pub mod app;
 pub mod classify;
 pub mod client;
 mod kind;
+pub mod pattern;
 mod phase;
 pub mod policy;
 pub mod rehearsal;

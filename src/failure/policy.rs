@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::pattern::Pattern;
 use super::render::cors::Cors;
 use super::render::template::Templates;
 use super::{Failure, Kind};
@@ -43,7 +44,7 @@ pub enum AppErrors {
 
 /// A configured rule that recognises a failed dependency behind the app. All conditions that are
 /// given must hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DependencyRule {
     /// The dependency's name: becomes a metric label.
     pub name: Arc<str>,
@@ -51,13 +52,13 @@ pub struct DependencyRule {
     /// a failure.
     pub status: Vec<u16>,
     /// A response field and the pattern its value must match.
-    pub field: Option<(HeaderName, regex::bytes::Regex)>,
+    pub field: Option<(HeaderName, Pattern)>,
     /// A pattern in the first 8 KiB of the content.
-    pub body: Option<regex::bytes::Regex>,
+    pub body: Option<Pattern>,
 }
 
 /// How failures are answered: per route, resolved at load.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     profile: Profile,
     decisions: [Decision; Kind::COUNT],

@@ -1,12 +1,11 @@
 //! What a new configuration changes. Pure.
 //!
-//! Two settings are equal if they print the same: what is printed is everything that was configured,
-//! files included. Of a private key nothing is printed, but the certificate that belongs to it is.
+//! Settings are compared as values, with everything that was read from files: what is printed of
+//! them is not enough, since secrets print alike.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::config::model::{Config, Log, Route};
+use crate::config::model::{Admin, Config, Log, Route};
 
 /// What is different in one part of the configuration, by name.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -67,19 +66,23 @@ impl Diff {
     #[must_use]
     pub fn between(old: &Config, new: &Config) -> Self {
         let differs = |name, same: bool| (!same).then_some(name);
+        let admin = effective_admin(&old.admin, &new.admin);
         let sections = [
-            differs("websocket", same(&old.websocket, &new.websocket)),
-            differs("clients", same(&old.clients, &new.clients)),
-            differs("forwarded", same(&old.forwarded, &new.forwarded)),
+            differs("websocket", old.websocket == new.websocket),
+            differs("clients", old.clients == new.clients),
+            differs("forwarded", old.forwarded == new.forwarded),
             differs("log.access", old.log.access == new.log.access),
             differs("tracing", old.tracing == new.tracing),
-            differs("shutdown", same(&old.shutdown, &new.shutdown)),
-            differs("reload", same(&old.reload, &new.reload)),
+            differs("shutdown", old.shutdown == new.shutdown),
+            differs("reload", old.reload == new.reload),
+            differs("admin.token_file", old.admin.token == admin.token),
+            differs("admin.hosts", old.admin.hosts == admin.hosts),
         ];
         let needs_restart = [
             differs("workers", old.workers == new.workers),
-            differs("admin.address", same(&old.admin, &new.admin)),
-            differs("journal", same(&old.journal, &new.journal)),
+            differs("admin.address", old.admin.address == new.admin.address),
+            differs("admin.token_file", admin.token == new.admin.token),
+            differs("journal", old.journal == new.journal),
             differs("log.format", old.log.format == new.log.format),
             differs("log.filter", old.log.filter == new.log.filter),
         ];
@@ -88,13 +91,13 @@ impl Diff {
                 &old.listeners,
                 &new.listeners,
                 |listener| listener.address.to_string(),
-                same,
+                |old, new| old == new,
             ),
             upstreams: Names::of(
                 &old.upstreams,
                 &new.upstreams,
                 |upstream| upstream.name.to_string(),
-                same,
+                |old, new| old == new,
             ),
             routes: Names::of(
                 &old.routes,
@@ -152,21 +155,25 @@ fn list<T: AsRef<str>>(names: &[T]) -> Option<String> {
 pub fn effective(old: &Config, new: Config) -> Config {
     Config {
         workers: old.workers,
-        admin: old.admin.clone(),
+        admin: effective_admin(&old.admin, &new.admin),
         journal: old.journal.clone(),
         log: Log { access: new.log.access, ..old.log.clone() },
         ..new
     }
 }
 
-/// Whether two settings are the same.
-pub fn same<T: Debug>(one: &T, other: &T) -> bool {
-    format!("{one:?}") == format!("{other:?}")
+/// Returns what operators find after a reload: the address stays. A token that the address needs is
+/// kept as well if the new configuration, which was checked for another address, has none.
+fn effective_admin(old: &Admin, new: &Admin) -> Admin {
+    let address = old.address;
+    let needs_token = address.is_some_and(|address| !address.ip().to_canonical().is_loopback());
+    let kept = old.token.clone().filter(|_| needs_token);
+    Admin { address, token: new.token.clone().or(kept), ..new.clone() }
 }
 
 fn same_route(old: &Route, new: &Route) -> bool {
     let beside_upstream = Route { upstream: Arc::clone(&old.upstream), ..new.clone() };
-    old.upstream.name == new.upstream.name && same(old, &beside_upstream)
+    old.upstream.name == new.upstream.name && *old == beside_upstream
 }
 
 #[cfg(test)]
@@ -218,6 +225,78 @@ mod tests {
         assert_eq!(effective.journal.entries, old.journal.entries);
         assert_eq!((&*effective.log.filter, effective.log.access), ("info", true));
         assert_eq!(effective.listeners[0].address.port(), 2);
+    }
+
+    /// A folder with these files, for as long as `read` needs them.
+    fn with_files<T>(name: &str, files: &[(&str, &str)], read: impl FnOnce(&Path) -> T) -> T {
+        let folder =
+            std::env::temp_dir().join(format!("seawall-diff-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (file, text) in files {
+            std::fs::write(folder.join(file), text).unwrap();
+        }
+        let made = read(&folder);
+        std::fs::remove_dir_all(&folder).unwrap();
+        made
+    }
+
+    const REST: &str = "upstreams: { app: { endpoints: ['http://a'] } }\n\
+        listeners: [{ address: ':1' }]\n";
+
+    fn with_secret(secret: &str, text: &str) -> Config {
+        with_files("secret", &[("secret", secret)], |folder| {
+            let yaml = format!("{REST}{text}");
+            parse("test.yaml", &yaml, folder).unwrap()
+        })
+    }
+
+    #[test]
+    fn changed_secrets_are_used_and_told() {
+        let one = "0123456789abcdef0123456789abcdef";
+        let two = "fedcba9876543210fedcba9876543210";
+        let routes = "routes: [{ upstream: app, rehearse: true }]\n";
+        let plain = "routes: [{ upstream: app }]\n";
+        let token = format!("{plain}admin: {{ token_file: secret }}\n");
+        let (old, new) = (with_secret(one, &token), with_secret(two, &token));
+        assert_eq!(format!("{:?}", old.admin), format!("{:?}", new.admin), "secrets print alike");
+        let diff = Diff::between(&old, &new);
+        assert_eq!(diff.sections, ["admin.token_file"]);
+        assert!(!diff.is_empty() && diff.needs_restart.is_empty());
+        assert_eq!(effective(&old, new.clone()).admin.token, new.admin.token);
+
+        let rehearsal = format!("{routes}rehearsal: {{ secret_file: secret }}\n");
+        let (old, new) = (with_secret(one, &rehearsal), with_secret(two, &rehearsal));
+        assert_eq!(Diff::between(&old, &new).routes.changed.len(), 1);
+
+        let tracing =
+            format!("{plain}tracing: {{ endpoint: 'http://c:4318', fields_file: secret }}\n");
+        let (old, new) = (with_secret("key: one", &tracing), with_secret("key: two", &tracing));
+        assert_eq!(Diff::between(&old, &new).sections, ["tracing"]);
+    }
+
+    #[test]
+    fn another_key_of_the_same_certificate_is_a_change() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/everything.yaml");
+        let old = crate::config::load(&examples).unwrap();
+        let mut new = old.clone();
+        let tls = new.listeners.iter_mut().find_map(|listener| listener.tls.as_mut()).unwrap();
+        let known = &tls.certificates[0].identity;
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(vec![1, 2, 3]).into();
+        let identity = crate::config::model::Identity { chain: known.chain.clone(), key };
+        assert_eq!(format!("{known:?}"), format!("{identity:?}"), "keys print alike");
+        tls.certificates[0].identity = Arc::new(identity);
+        assert_eq!(Diff::between(&old, &new).listeners.changed.len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_stays_open_to_others_keeps_its_token_and_says_so() {
+        let routes = "routes: [{ upstream: app }]\n";
+        let open = format!("{routes}admin: {{ address: ':9900', token_file: secret }}\n");
+        let old = with_secret("0123456789abcdef", &open);
+        let new = with_secret("", &format!("{routes}admin: {{ address: '127.0.0.1:9900' }}\n"));
+        let diff = Diff::between(&old, &new);
+        assert_eq!(diff.needs_restart, ["admin.address", "admin.token_file"]);
+        assert_eq!(effective(&old, new).admin, old.admin);
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Running {
         for settings in &config.upstreams {
             self.metrics.dependencies(&settings.name, &dependencies(&config, settings));
         }
-        self.state.load(config.describe(), self.upstreams.clone());
+        self.state.load(&config, self.upstreams.clone());
         self.config = config;
         self.metrics.reloaded(true);
         Ok(diff)
@@ -91,9 +91,7 @@ impl Running {
 
     /// What all workers know of this upstream, if it has the same settings already.
     fn unchanged(&self, settings: &crate::config::model::Upstream) -> Option<&Arc<Shared>> {
-        self.upstreams.iter().find(|known| {
-            known.settings.name == settings.name && diff::same(&*known.settings, settings)
-        })
+        self.upstreams.iter().find(|known| *known.settings == *settings)
     }
 
     fn named(&self, name: &str) -> Option<&Arc<Shared>> {
@@ -125,9 +123,7 @@ impl Running {
         let planned = config.listeners.iter().map(|configured| {
             let at = known.iter().position(|bound| bound.configured.address == configured.address);
             match at.and_then(|at| known.remove(at)) {
-                Some(bound) if diff::same(&bound.configured, configured) => {
-                    Ok(Planned::Kept(bound.id))
-                }
+                Some(bound) if bound.configured == *configured => Ok(Planned::Kept(bound.id)),
                 Some(bound) => {
                     let tls = store(configured, bound.tls.as_deref())?;
                     Ok(Planned::Changed(bound.id, Box::new(configured.clone()), tls))

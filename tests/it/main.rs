@@ -11,6 +11,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod admin;
 mod again;
 mod answers;
 mod circuit;

@@ -21,6 +21,9 @@ const LEAST_TOKEN: usize = 16;
 /// More are no token but a mistake, and would not fit into a field.
 const MOST_TOKEN: usize = 1024;
 
+/// The longest host name (RFC 1035 §2.3.4).
+const MOST_HOST: usize = 253;
+
 /// Fields that mean something else already.
 const TAKEN: &[&str] = &[
     "authorization",
@@ -234,4 +237,21 @@ pub(super) fn token(
             None
         }
     }
+}
+
+/// The names under which operators ask.
+pub(super) fn hosts(admin: &Scope<'_>) -> Vec<Box<str>> {
+    let meaning = "Host names under which the admin listener answers without a token, beside localhost, the machine's own name and any IP address. With `token_file` it answers under every name.";
+    let found = admin.texts("hosts", "host names without port", false, meaning);
+    let usable = found.iter().filter_map(|found| {
+        let name = found.value.strip_suffix('.').unwrap_or(&found.value);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let label = |label: &str| !label.is_empty() && label.bytes().all(plain);
+        let valid = name.len() <= MOST_HOST && name.split('.').all(label);
+        if !valid {
+            wrong(admin, "hosts", found, "write a host name such as seawall.internal, no port");
+        }
+        valid.then(|| name.to_ascii_lowercase().into())
+    });
+    usable.collect()
 }

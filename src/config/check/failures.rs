@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::RegexBuilder;
 
 use super::super::diagnostic::{Problem, nearest};
 use super::super::model::{Hold, MediaPattern};
@@ -11,6 +11,7 @@ use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
 use super::{Base, plain_name, rendering, to_usize, wrong};
 use crate::failure::Kind;
+use crate::failure::pattern::Pattern;
 use crate::failure::policy::{AppErrors, DependencyRule, Policy, Profile};
 use crate::failure::render::cors::Cors;
 use crate::failure::render::template::Templates;
@@ -232,9 +233,9 @@ pub(super) fn field_name(scope: &Scope<'_>, found: &Found<String>) -> Option<Hea
     name
 }
 
-pub(super) fn pattern(scope: &Scope<'_>, key: &str, found: &Found<String>) -> Option<Regex> {
+pub(super) fn pattern(scope: &Scope<'_>, key: &str, found: &Found<String>) -> Option<Pattern> {
     match RegexBuilder::new(&found.value).size_limit(PATTERN_BYTES).build() {
-        Ok(pattern) => Some(pattern),
+        Ok(pattern) => Some(pattern.into()),
         Err(error) => {
             // The library's own message spans lines; its last one says what is wrong.
             let message = error.to_string();

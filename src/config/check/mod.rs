@@ -110,8 +110,9 @@ fn admin(root: &Scope<'_>, listeners: &[Listener], base: Base<'_>) -> Admin {
         section.problem(problem.remedy("give operators an address of their own, or `off`"));
     }
     let token = entrance::token(&section, address, base);
+    let hosts = entrance::hosts(&section);
     section.finish();
-    Admin { address, token }
+    Admin { address, token, hosts }
 }
 
 fn websocket(root: &Scope<'_>) -> WebSocket {
@@ -226,7 +227,7 @@ fn clients(root: &Scope<'_>) -> Clients {
             "per_address",
             d.per_address as u64,
             (1, 10_000_000),
-            "The most connections of one address per worker, unless it is in `forwarded.trusted`; one more is answered 503.",
+            "The most connections of one address per worker, unless it is in `forwarded.trusted`; one more is answered 503. Of IPv6 the /64 counts as one address.",
         )),
         requests_per_connection: section.integer(
             "requests_per_connection",

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use super::Identity;
 
 /// A listening socket for clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     /// The address; port 0 lets the kernel choose.
     pub address: SocketAddr,
@@ -36,7 +36,7 @@ pub enum ProxyProtocol {
 }
 
 /// TLS of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTls {
     /// The first is the default. At least one.
     pub certificates: Vec<Certificate>,
@@ -56,7 +56,7 @@ impl ListenerTls {
 }
 
 /// A certificate of a listener, and the files that it comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Certificate {
     /// The chain's file as it is written in the configuration: the `certificate` label.
     pub name: Arc<str>,
@@ -73,7 +73,7 @@ pub struct Certificate {
 }
 
 /// Certificates that clients are asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientCertificates {
     /// The roots' file.
     pub roots_file: PathBuf,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// When a changed file is noticed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reload {
     /// The file is watched; else only SIGHUP makes seawall read it. Default on.
     pub watch: bool,

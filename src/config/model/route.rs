@@ -7,7 +7,7 @@ use super::Upstream;
 use crate::failure::policy::Policy;
 
 /// A rule from host and path to an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// The `route` label: `host` and `path` as written, or the given name.
     pub name: Arc<str>,
@@ -53,7 +53,7 @@ pub enum PathPattern {
 }
 
 /// The hold (P2).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Hold {
     /// Responses that may still fit are held; 0 is off. Default 64 KiB.
     pub bytes: usize,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::failure::pattern::Pattern;
 use http::HeaderName;
-use regex::bytes::Regex;
 
 /// How requests are spread over endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum HashKey {
 }
 
 /// When an endpoint that fails is left out for a while.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ejection {
     /// After so many failures in a row; 0 is never. Default 5.
     pub consecutive_failures: u32,
@@ -67,7 +67,7 @@ impl Default for Ejection {
 }
 
 /// When an upstream that fails is left alone for a while.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Circuit {
     /// After so many failed requests in a row; 0 is never. Default 10.
     pub consecutive_failures: u32,
@@ -104,7 +104,7 @@ impl Default for Circuit {
 }
 
 /// How many requests an upstream gets at a time, as it turns out that it can take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Concurrency {
     /// Nine in ten response heads come in less. Default 1 s.
     pub target: Duration,
@@ -121,7 +121,7 @@ impl Default for Concurrency {
 }
 
 /// How each endpoint is checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// What is asked.
     pub probe: Probe,
@@ -151,7 +151,7 @@ impl Default for Health {
 }
 
 /// What a health check asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Probe {
     /// Whether a connection can be opened, TLS included.
     Tcp,
@@ -162,7 +162,7 @@ pub enum Probe {
         /// Ranges of good statuses, both ends included.
         statuses: Vec<(u16, u16)>,
         /// What the first 64 KiB of the content match.
-        body: Option<Regex>,
+        body: Option<Pattern>,
     },
     /// Whether `grpc.health.v1.Health/Check` says SERVING.
     Grpc {

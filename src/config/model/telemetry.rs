@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use rustls_pki_types::CertificateDer;
 
 /// What the log looks like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// JSON lines or human lines. Default JSON.
     pub format: LogFormat,
@@ -34,7 +34,7 @@ pub enum LogFormat {
 }
 
 /// The failure journal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Journal {
     /// How many failures are remembered. Default 1000.
     pub entries: usize,

@@ -10,7 +10,7 @@ use super::Identity;
 use super::survive::{Balance, Circuit, Concurrency, Ejection, Health};
 
 /// A named group of endpoints that serve the same thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// The name in configuration, metrics and logs.
     pub name: Arc<str>,
@@ -60,7 +60,7 @@ impl Upstream {
 }
 
 /// One address of an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// `scheme://host:port`: the `endpoint` label.
     pub label: Arc<str>,
@@ -148,7 +148,7 @@ pub enum UpstreamProtocol {
 }
 
 /// How long each wait for an upstream may take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
     /// Resolving a name. Default 2 s.
     pub resolve: Duration,
@@ -181,7 +181,7 @@ impl Default for Timeouts {
 }
 
 /// How much may be open to an upstream, and how large its answers may be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamLimits {
     /// Open connections over all workers, WebSockets not among them. Default 1024.
     pub connections: usize,
@@ -247,7 +247,7 @@ impl Default for UpstreamLimits {
 }
 
 /// When a request is sent again (P8).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     /// Attempts in all, the first included; 1 is no retry. Default 2.
     pub attempts: u32,
@@ -278,7 +278,7 @@ impl Default for Retry {
 }
 
 /// TLS towards `https` endpoints.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpstreamTls {
     /// Trusted roots; `None` is the system's.
     pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,

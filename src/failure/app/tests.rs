@@ -196,8 +196,8 @@ fn only_the_first_8_kib_are_read() {
 fn all_given_conditions_of_a_rule_must_hold() {
     let strict = DependencyRule {
         status: vec![500, 520],
-        field: Some((HeaderName::from_static("x-error"), Regex::new("^db-").unwrap())),
-        body: Some(Regex::new("psycopg|PG::ConnectionBad").unwrap()),
+        field: Some((HeaderName::from_static("x-error"), Regex::new("^db-").unwrap().into())),
+        body: Some(Regex::new("psycopg|PG::ConnectionBad").unwrap().into()),
         ..rule("postgres")
     };
     let policy = policy(AppErrors::Scrub, vec![strict]);
@@ -216,7 +216,7 @@ fn all_given_conditions_of_a_rule_must_hold() {
 
 #[test]
 fn a_rule_on_the_head_needs_no_content() {
-    let field = (HeaderName::from_static("x-error"), Regex::new("redis").unwrap());
+    let field = (HeaderName::from_static("x-error"), Regex::new("redis").unwrap().into());
     let policy =
         policy(AppErrors::Scrub, vec![DependencyRule { field: Some(field), ..rule("redis") }]);
     let judged = judge(&policy, 500, &fields(&[("x-error", "redis down")]));
@@ -226,7 +226,7 @@ fn a_rule_on_the_head_needs_no_content() {
 #[test]
 fn the_first_matching_rule_names_the_dependency() {
     let body = |name: &str, pattern: &str| DependencyRule {
-        body: Some(Regex::new(pattern).unwrap()),
+        body: Some(Regex::new(pattern).unwrap().into()),
         ..rule(name)
     };
     let policy = policy(AppErrors::Scrub, vec![body("a", "alpha"), body("b", "beta"), rule("any")]);
@@ -264,7 +264,7 @@ fn below_500_only_a_rule_that_lists_the_status_makes_a_failure() {
 
 #[test]
 fn under_pass_a_rule_still_names_what_is_counted() {
-    let body = Some(Regex::new("psycopg").unwrap());
+    let body = Some(Regex::new("psycopg").unwrap().into());
     let policy = policy(AppErrors::Pass, vec![DependencyRule { body, ..rule("postgres") }]);
     let none = HeaderMap::new();
     let named = Verdict::Passed(behind(Some("postgres")));
@@ -274,7 +274,7 @@ fn under_pass_a_rule_still_names_what_is_counted() {
 
 #[test]
 fn a_replaced_trace_keeps_its_name_beside_the_dependency() {
-    let body = Some(Regex::new("psycopg").unwrap());
+    let body = Some(Regex::new("psycopg").unwrap().into());
     let policy = policy(AppErrors::Scrub, vec![DependencyRule { body, ..rule("postgres") }]);
     let text = b"Traceback (most recent call last):\n  File \"/a.py\", line 1, in f\npsycopg.Error";
     let wanted = Finding { trace: Some("python"), ..behind(Some("postgres")) };

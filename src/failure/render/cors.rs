@@ -12,7 +12,7 @@ use ::http::header::{
 use super::Answer;
 
 /// The origins whose scripts may read the answers of a route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
     origins: Origins,
     credentials: bool,

@@ -31,19 +31,29 @@ pub struct Template {
     content_type: HeaderValue,
     class: MediaType,
     kinds: Vec<Kind>,
+    source: Box<str>,
     environment: Environment<'static>,
 }
 
-/// Templates that print the same are the same: a reload compares them so.
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let template = self.environment.get_template(NAME);
         f.debug_struct("Template")
             .field("content_type", &self.content_type)
             .field("class", &self.class)
             .field("kinds", &self.kinds)
-            .field("source", &template.as_ref().map(|template| template.source()).ok())
+            .field("source", &self.source)
             .finish()
+    }
+}
+
+/// An environment cannot be compared; all of it is made from what is compared here.
+impl PartialEq for Template {
+    fn eq(&self, other: &Self) -> bool {
+        let Template { content_type, class, kinds, source, environment: _ } = self;
+        *content_type == other.content_type
+            && *class == other.class
+            && *kinds == other.kinds
+            && *source == other.source
     }
 }
 
@@ -115,9 +125,9 @@ impl Template {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(move |_| escape.clone());
         environment.set_fuel(Some(FUEL));
-        environment.add_template_owned(NAME, source).map_err(TemplateError::Template)?;
+        environment.add_template_owned(NAME, source.clone()).map_err(TemplateError::Template)?;
         let kinds = if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds };
-        let template = Template { content_type, class, kinds, environment };
+        let template = Template { content_type, class, kinds, source: source.into(), environment };
         for kind in &template.kinds {
             for status in STATUSES {
                 template.check(*kind, status, None, is_json)?;
@@ -169,7 +179,7 @@ impl Template {
 }
 
 /// The templates of a route, the first that fits wins.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Templates(Vec<Template>);
 
 impl Templates {

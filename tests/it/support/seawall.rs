@@ -37,8 +37,10 @@ pub struct Told {
 }
 
 fn parsed(yaml: &str) -> Config {
-    let mut text =
-        format!("workers: 1\nadmin: {{ address: off }}\nshutdown: {{ drain: 1s }}\n{yaml}");
+    let mut text = format!("workers: 1\nshutdown: {{ drain: 1s }}\n{yaml}");
+    if !yaml.contains("admin:") {
+        text.push_str("admin: { address: off }\n");
+    }
     if !yaml.contains("listeners:") {
         text.push_str("listeners: [{ address: '127.0.0.1:0' }]\n");
     }
