@@ -3,7 +3,7 @@
 use seawall::failure::{Kind, Outcome, Phase};
 
 use crate::support::client::{Client, End, Request, Version};
-use crate::support::script::{Script, Step, Upstream, WELL};
+use crate::support::script::{Nobody, Script, Step, Upstream, WELL};
 use crate::support::seawall::{Seawall, Told};
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell";
@@ -169,7 +169,7 @@ fn an_answer_that_would_be_the_same_again_is_not_asked_for_again() {
 #[test]
 fn a_slow_attempt_gives_way_to_the_next_one_when_it_has_a_time_of_its_own() {
     let upstream = Upstream::playing([Script::read_head().hang()]);
-    let settings = "retry: { attempts: 2, attempt: 100ms }";
+    let settings = "retry: { attempts: 2, attempt: 2s }";
     let seawall = Seawall::before_with(&upstream, settings);
     let mut client = Client::connect(Version::Http1, seawall.address());
     let seen = client.exchange(&Request::get(), upstream.gate());
@@ -186,6 +186,7 @@ fn no_attempt_begins_when_the_time_for_all_is_over() {
     let mut client = Client::connect(Version::Http1, seawall.address());
     let seen = client.exchange(&Request::get(), upstream.gate());
     assert_eq!(seen.status, 500);
+    upstream.until_asked(1);
     assert_eq!(upstream.requests().len(), 1);
 }
 
@@ -214,11 +215,8 @@ fn retries_stop_when_their_budget_is_spent() {
 #[test]
 fn a_post_to_an_endpoint_that_refuses_is_served_by_the_next_one() {
     let upstream = Upstream::healthy();
-    let down = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let any = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
-    down.bind(&any.into()).unwrap();
-    let refuses = down.local_addr().unwrap().as_socket().unwrap();
-    let endpoints = format!("'http://{refuses}', 'http://{}'", upstream.address());
+    let nobody = Nobody::new();
+    let endpoints = format!("'http://{}', 'http://{}'", nobody.address(), upstream.address());
     let seawall = Seawall::at(&endpoints, AGAIN);
     let mut client = Client::connect(Version::Http1, seawall.address());
     // More than the budget would pay for: an endpoint that is not there costs nobody anything.

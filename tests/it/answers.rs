@@ -4,19 +4,16 @@
 use serde_json::Value;
 
 use crate::support::client::{Client, End, Request, Version};
-use crate::support::script::{Script, Upstream};
+use crate::support::script::{Nobody, Script, Upstream};
 use crate::support::seawall::Seawall;
 use crate::support::websocket;
 
 const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 
-/// Nobody listens there, for as long as the socket lives.
-fn down() -> (socket2::Socket, String) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let any = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
-    socket.bind(&any.into()).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, format!("http://{address}"))
+fn down() -> (Nobody, String) {
+    let nobody = Nobody::new();
+    let url = format!("http://{}", nobody.address());
+    (nobody, url)
 }
 
 fn with(endpoint: &str, failures: &str, routes: &str) -> Seawall {

@@ -79,7 +79,7 @@ fn play<T>(script: Script, test: impl AsyncFnOnce(&Seawall, &Upstream) -> T) -> 
     let upstream = Upstream::playing([first, script]);
     let seawall = Seawall::configured(&format!(
         "upstreams: {{ app: {{ endpoints: ['http://{}'] }} }}\nroutes: [{{ upstream: app }}]\n\
-        websocket: {{ close_timeout: 200ms }}\n",
+        websocket: {{ close_timeout: 2s }}\n",
         upstream.address(),
     ));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -11,7 +11,7 @@ use crate::support::http2::{
     CANCEL, END_STREAM, NO_ERROR, REFUSED_STREAM, data, goaway, head, head_of, last_data, reset,
     trailers,
 };
-use crate::support::script::{Script, Upstream};
+use crate::support::script::{Nobody, Script, Upstream};
 use crate::support::seawall::{Seawall, Told};
 
 const GRPC: &str = "application/grpc+proto";
@@ -119,7 +119,11 @@ fn every_fault_ends_the_call_with_a_status() {
     for row in rows() {
         let name = row.name;
         let upstream = Upstream::playing([row.script]);
-        let settings = "protocol: http2, timeouts: { idle: 300ms }, retry: { attempts: 1 }";
+        // Only who stays silent shall be given up soon.
+        let settings = match row.kind {
+            Kind::ConnectionReadTimeout => "protocol: http2, timeouts: { idle: 2s }",
+            _ => "protocol: http2",
+        };
         let seawall = Seawall::before_with(&upstream, settings);
         let mut client = Client::connect(Version::Http2, seawall.address());
         let seen = client.exchange(&call(), upstream.gate());
@@ -148,11 +152,8 @@ fn every_fault_ends_the_call_with_a_status() {
 
 #[test]
 fn a_server_that_is_down_is_unavailable() {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let any = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
-    socket.bind(&any.into()).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let seawall = Seawall::at(&format!("http://{address}"), "protocol: http2");
+    let nobody = Nobody::new();
+    let seawall = Seawall::at(&format!("http://{}", nobody.address()), "protocol: http2");
     let upstream = Upstream::healthy();
     for version in [Version::Http1, Version::Http2] {
         let mut client = Client::connect(version, seawall.address());

@@ -115,27 +115,32 @@ fn a_connection_closes_in_order_after_its_last_request() {
 #[test]
 fn an_idle_connection_is_closed_after_the_head_timeout_whatever_it_was_answered() {
     let upstream = Upstream::healthy();
-    let seawall = limited(&upstream, "head_timeout: 300ms");
-    let mut idle = Http1::connect(seawall.address());
-    assert_eq!(idle.rest(), (Vec::new(), End::Fin));
-    let mut served = Http1::connect(seawall.address());
-    assert_eq!(served.exchange(&Request::get(), upstream.gate()).status, 200);
-    assert_eq!(served.rest(), (Vec::new(), End::Fin));
-    let mut slow = Http1::connect(seawall.address());
-    slow.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(slow.read(false, &Gate::default()).status, 200);
-    // A head that has begun is answered, and bounded all the same.
-    slow.send("GET / HT");
-    assert_eq!(slow.read(false, &Gate::default()).status, 408);
-    assert_eq!(slow.rest(), (Vec::new(), End::Fin));
+    let seawall = limited(&upstream, "head_timeout: 2s");
     let down = Seawall::configured(
-        "clients: { head_timeout: 300ms }\n\
+        "clients: { head_timeout: 2s }\n\
         upstreams: { app: { endpoints: ['http://127.0.0.1:1'], retry: { attempts: 1 } } }\n\
         routes: [{ upstream: app }]\n",
     );
-    let mut client = Http1::connect(down.address());
-    assert_eq!(client.exchange(&Request::get(), &Gate::default()).status, 500);
-    assert_eq!(client.rest(), (Vec::new(), End::Fin));
+    let closed = |mut client: Http1| assert_eq!(client.rest(), (Vec::new(), End::Fin));
+    let begun = |address, status| {
+        let mut client = Http1::connect(address);
+        let seen = client.exchange(&Request::get(), &Gate::default());
+        assert_eq!((seen.status, seen.end), (status, End::Complete));
+        client
+    };
+    // They wait beside each other.
+    std::thread::scope(|scope| {
+        scope.spawn(|| closed(Http1::connect(seawall.address())));
+        scope.spawn(|| closed(begun(seawall.address(), 200)));
+        scope.spawn(|| closed(begun(down.address(), 500)));
+        scope.spawn(|| {
+            let mut slow = begun(seawall.address(), 200);
+            // A head that has begun is answered, and bounded all the same.
+            slow.send("GET / HT");
+            assert_eq!(slow.read(false, &Gate::default()).status, 408);
+            closed(slow);
+        });
+    });
 }
 
 #[test]
@@ -143,14 +148,14 @@ fn the_head_timeout_begins_with_the_end_of_the_last_response() {
     const SMALL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let crash = Script::read_head().write(SMALL).then(Step::ReadHead).until_client_saw_head().fin();
     let upstream = Upstream::playing([crash, Script::read_head().write(SMALL)]);
-    let seawall = limited(&upstream, "head_timeout: 300ms");
+    let seawall = limited(&upstream, "head_timeout: 2s");
     let mut client = Http1::connect(seawall.address());
     // The second one waits behind the first, whose end is not the time from which a third is due.
     client.send(
         "GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
     );
     assert_eq!(client.read(false, &Gate::default()).text(), "ok");
-    assert_eq!(Http1::connect(seawall.address()).rest(), (Vec::new(), End::Fin), "after 300 ms");
+    assert_eq!(Http1::connect(seawall.address()).rest(), (Vec::new(), End::Fin), "after 2 s");
     upstream.gate().open();
     let second = client.read(false, &Gate::default());
     assert_eq!((second.status, second.end), (500, End::Complete));
@@ -163,7 +168,7 @@ fn an_http2_connection_without_streams_is_told_to_go_and_one_with_a_stream_is_no
         .until_client_saw_head()
         .write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let upstream = Upstream::playing([held]);
-    let seawall = limited(&upstream, "head_timeout: 300ms");
+    let seawall = limited(&upstream, "head_timeout: 2s");
     let mut busy = http2::connect(seawall.address());
     busy.write_all(&http2::request(1, END_STREAM, GET)).unwrap();
     upstream.until_asked(1);

@@ -3,11 +3,8 @@
 //! Tables: handshakes that fail, sessions that fail, closes that pass, and clients that fail. After
 //! each Close the client answers it and must see a FIN: a reset could have destroyed the Close.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use seawall::failure::{Kind, Outcome, Phase};
 
-use crate::support::SECRET;
 use crate::support::client::{End, Http1};
 use crate::support::script::{Gate, Script, Upstream};
 use crate::support::seawall::{IMPATIENT, Seawall, Told};
@@ -15,16 +12,7 @@ use crate::support::websocket::{
     self, BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RSV1, TEXT, accepted, close, frame,
     header, masked, open, read_frame, read_to_end,
 };
-
-/// Runs every row, so that one that fails does not hide the others.
-fn every<T>(rows: &[T], name: impl Fn(&T) -> String, check: impl Fn(&T)) {
-    let wrong: Vec<_> = rows
-        .iter()
-        .filter(|row| catch_unwind(AssertUnwindSafe(|| check(row))).is_err())
-        .map(name)
-        .collect();
-    assert!(wrong.is_empty(), "see above: {wrong:#?}");
-}
+use crate::support::{SECRET, every};
 
 /// One failure, counted, logged and journalled under its kind.
 fn told(name: &str, seawall: &Seawall, id: &str, kind: Kind, phase: Phase) {
@@ -107,7 +95,9 @@ fn every_bad_handshake_is_answered_with_a_500_and_every_refusal_passes() {
 fn check_handshake(row: &Handshake) {
     let name = row.name;
     let upstream = Upstream::playing([row.script.clone()]);
-    let seawall = Seawall::before_with(&upstream, IMPATIENT);
+    // Only who stays silent shall be given up soon.
+    let waits = matches!(row.expected, (_, Some(Kind::HttpResponseTimeout)));
+    let seawall = Seawall::before_with(&upstream, if waits { IMPATIENT } else { "" });
     let (mut client, seen) = websocket::handshake(seawall.address(), "");
     let (status, failure) = row.expected;
     assert_eq!((seen.status, seen.end), (status, End::Complete), "{name}: {seen:?}");
@@ -416,12 +406,12 @@ fn an_upstream_that_leaves_without_answering_the_clients_close_has_not_failed() 
 // -- Clients that fail
 
 /// An upstream that records and never answers a Close, behind a seawall that does not wait long for
-/// that, and a client of it.
+/// that, but for long enough to hear the client's, and a client of it.
 fn recorded() -> (Upstream, Seawall, Http1) {
     let upstream = Upstream::playing([open().record()]);
     let seawall = Seawall::configured(&format!(
         "upstreams: {{ app: {{ endpoints: ['http://{}'] }} }}\nroutes: [{{ upstream: app }}]\n\
-        websocket: {{ close_timeout: 100ms }}\n",
+        websocket: {{ close_timeout: 2s }}\n",
         upstream.address(),
     ));
     let (client, _) = websocket::connect(seawall.address(), "");

@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Fault, Stage};
 use crate::support::client::Request;
-use crate::support::script::{Script, Step, Upstream};
+use crate::support::script::{Nobody, Script, Step, Upstream};
 use crate::support::seawall::{IMPATIENT, Seawall};
 
 const JSON: &str = "HTTP/1.1 200 OK\r\nServer: hunter2/1.0\r\nContent-Type: application/json\r\n";
@@ -37,7 +37,7 @@ pub fn staged(
     name: &'static str,
     kind: Kind,
     phase: Phase,
-    stage: impl Fn() -> Stage + 'static,
+    stage: impl Fn() -> Stage + Send + Sync + 'static,
 ) -> Fault {
     let upstream = Box::new(stage);
     let outcome = Outcome::Normalized;
@@ -88,12 +88,9 @@ fn connecting() -> Vec<Fault> {
     let down = |settings: &'static str| {
         move || {
             let upstream = Upstream::healthy();
-            // A port that was free a moment ago, and that nobody gets while the socket is bound.
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-            let address = socket.local_addr().unwrap().as_socket().unwrap();
-            let seawall = Seawall::at(&format!("http://{address}"), settings);
-            Stage { upstream, seawall, recovers: false, _props: Box::new(socket) }
+            let nobody = Nobody::new();
+            let seawall = Seawall::at(&format!("http://{}", nobody.address()), settings);
+            Stage { upstream, seawall, recovers: false, _props: Box::new(nobody) }
         }
     };
     let name_is_unknown = || {
@@ -109,16 +106,17 @@ fn connecting() -> Vec<Fault> {
         staged("a blackhole", Kind::ConnectionTimeout, Phase::Connect, blackhole),
         staged("a name that does not exist", Kind::DnsError, Phase::Resolve, name_is_unknown),
         staged("plain HTTP on a TLS port", Kind::TlsProtocolError, Phase::Tls, || {
-            encrypted(Script::default().write("HTTP/1.1 400 Bad Request\r\n\r\nhunter2").fin())
+            let says = "HTTP/1.1 400 Bad Request\r\n\r\nhunter2";
+            encrypted("", Script::default().write(says).fin())
         }),
         staged("a TLS alert", Kind::TlsAlertReceived, Phase::Tls, move || {
-            encrypted(Script::default().write(alert).fin())
+            encrypted("", Script::default().write(alert).fin())
         }),
         staged("a FIN in the TLS handshake", Kind::ConnectionTerminated, Phase::Tls, || {
-            encrypted(Script::default().fin())
+            encrypted("", Script::default().fin())
         }),
         staged("silence in the TLS handshake", Kind::ConnectionTimeout, Phase::Tls, || {
-            encrypted(Script::default().hang())
+            encrypted(IMPATIENT, Script::default().hang())
         }),
         staged("an unknown issuer", Kind::TlsCertificateError, Phase::Tls, || {
             let address = tls_upstream();
@@ -130,10 +128,10 @@ fn connecting() -> Vec<Fault> {
 }
 
 /// A script behind an `https` endpoint.
-fn encrypted(script: Script) -> Stage {
+fn encrypted(settings: &str, script: Script) -> Stage {
     // Every connection plays it: the next request fails in the same manner.
     let upstream = Upstream::playing([script.clone(), script]);
-    let seawall = Seawall::at(&format!("https://{}", upstream.address()), IMPATIENT);
+    let seawall = Seawall::at(&format!("https://{}", upstream.address()), settings);
     Stage { upstream, seawall, recovers: false, _props: Box::new(()) }
 }
 

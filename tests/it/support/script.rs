@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -199,6 +199,7 @@ pub struct Upstream {
     address: SocketAddr,
     gate: Gate,
     stopped: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
     requests: Arc<Requests>,
     record: Arc<(Mutex<Option<Record>>, Condvar)>,
 }
@@ -230,10 +231,11 @@ impl Upstream {
     /// The first connections play these scripts, in order; all later ones are well.
     pub fn playing(scripts: impl IntoIterator<Item = Script>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let upstream = Upstream {
+        let mut upstream = Upstream {
             address: listener.local_addr().unwrap(),
             gate: Gate::default(),
             stopped: Arc::default(),
+            accepting: None,
             requests: Arc::default(),
             record: Arc::default(),
         };
@@ -241,7 +243,7 @@ impl Upstream {
         let (gate, stopped) = (upstream.gate.clone(), Arc::clone(&upstream.stopped));
         let requests = Arc::clone(&upstream.requests);
         let record = Arc::clone(&upstream.record);
-        thread::spawn(move || {
+        upstream.accepting = Some(thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 if stopped.load(Ordering::Relaxed) {
@@ -259,7 +261,7 @@ impl Upstream {
                     None => story.be_well(),
                 });
             }
-        });
+        }));
         upstream
     }
 
@@ -317,8 +319,9 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.gate.open();
-        // Wakes the accept loop, which ends then.
+        // Wakes the accept loop; when it has ended, nobody listens any more.
         drop(TcpStream::connect(self.address));
+        let _ = self.accepting.take().map(JoinHandle::join);
     }
 }
 

@@ -25,8 +25,9 @@ pub struct Seawall {
     running: Running,
 }
 
-/// Short waits: a fault that has to time out shall not make the tests long.
-pub const IMPATIENT: &str = "timeouts: { connect: 300ms, head: 300ms, idle: 300ms }";
+/// Short waits, for upstreams that have to be waited for in vain: it shall not make the tests long. And
+/// long enough for all that comes before, and for the next request, on a busy machine.
+pub const IMPATIENT: &str = "timeouts: { connect: 2s, head: 2s, idle: 2s }";
 
 /// What must be told of a failure.
 pub struct Told {
@@ -62,13 +63,14 @@ impl Seawall {
     }
 
     /// In front of these endpoints (URLs with commas between), with more settings of the upstream.
-    /// Each request has one attempt unless they say otherwise: a fault shall be seen.
+    /// Each request has one attempt unless they say otherwise: a fault shall be seen. What is held is
+    /// held for as long as it takes: a fault shall not come too late on a busy machine.
     pub fn at(endpoints: &str, settings: &str) -> Self {
         let once = if settings.contains("retry:") { "" } else { ", retry: { attempts: 1 }" };
         let comma = if settings.is_empty() { "" } else { "," };
         Seawall::configured(&format!(
             "upstreams: {{ app: {{ endpoints: [{endpoints}]{once}{comma} {settings} }} }}\n\
-            routes: [{{ upstream: app }}]\n"
+            routes: [{{ upstream: app, hold: {{ time: 300s }} }}]\n"
         ))
     }
 
