@@ -1,8 +1,8 @@
 //! `/endpoints`: who gets requests, and an operator's way to take an endpoint out and in again.
 //!
 //! Draining: no new requests, requests that run finish, WebSockets are closed with 1012 one after the
-//! other, idle connections are closed. No failure is counted. Whoever asks twice gets the same
-//! answer; a restart or a reload of seawall forgets it.
+//! other, idle connections are closed. No failure is counted. Asking twice gives the same answer.
+//! It lasts until the endpoint is restored, through reloads and DNS; a restart forgets it.
 
 use std::sync::Arc;
 
@@ -16,9 +16,12 @@ pub fn list(upstreams: &[Arc<Shared>]) -> Value {
     let endpoints = upstreams.iter().flat_map(|upstream| {
         let set = upstream.current();
         let members = set.members.iter().enumerate();
-        members
-            .map(|(at, member)| describe(upstream, member.label(), set.roster.state(at)))
-            .collect::<Vec<_>>()
+        let there =
+            members.map(|(at, member)| describe(upstream, member.label(), set.roster.state(at)));
+        // DNS does not name them at the moment. They stay drained when they come back.
+        let drained = upstream.drained();
+        let gone = drained.iter().filter(|label| set.find(label).is_none());
+        there.chain(gone.map(|label| describe(upstream, label, "drained"))).collect::<Vec<_>>()
     });
     endpoints.collect()
 }

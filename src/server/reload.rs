@@ -3,8 +3,9 @@
 //! First everything that can fail is done, beside what runs: the file is checked, TLS settings are
 //! tried, new listeners are bound. Only then the workers are told. What the change does not concern
 //! keeps what it has: an upstream its connections, ejections, health and budgets, a listener its
-//! sockets and connections. An upstream that has changed begins anew, while the requests and
-//! WebSockets that use the old one go on with it; a listener that is gone drains.
+//! sockets and connections. An upstream that has changed opens new connections, and keeps what is
+//! known of its endpoints as far as the change does not concern it ([`Shared::new`]), while the
+//! requests and WebSockets that use the old one go on with it; a listener that is gone drains.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;

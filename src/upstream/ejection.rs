@@ -24,6 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::balance::FULL;
+use super::tenure::Tenure;
 use super::window::Window;
 use crate::config::model::{Ejection, Upstream};
 use crate::failure::{Failure, Kind};
@@ -58,8 +59,10 @@ pub struct Standing {
     down: AtomicBool,
     /// The last attempt to connect to it failed.
     unreachable: AtomicBool,
-    /// An operator has taken it out.
-    drained: AtomicBool,
+    /// No check of the current kind has come to a result.
+    unchecked: AtomicBool,
+    /// An operator may have taken it out.
+    tenure: Arc<Tenure>,
 }
 
 /// The endpoints as they stand at one moment.
@@ -252,23 +255,59 @@ impl Roster {
 }
 
 impl Standing {
-    /// That of an endpoint of which nothing is known: in, unless health checks say otherwise.
+    /// Returns that of an endpoint of which nothing is known: in, unless health checks say otherwise.
     #[must_use]
-    pub fn new(upstream: &Upstream) -> Self {
+    pub fn new(upstream: &Upstream, tenure: Arc<Tenure>) -> Self {
         let down = upstream.health.as_ref().is_some_and(|health| !health.initially_up);
-        let window = Window::new(upstream.ejection.window);
-        Standing { down: AtomicBool::new(down), window, ..Standing::default() }
+        Standing::that_is(down, upstream, tenure)
     }
 
-    /// Whether an operator has taken it out.
+    fn that_is(down: bool, upstream: &Upstream, tenure: Arc<Tenure>) -> Self {
+        Standing {
+            down: AtomicBool::new(down),
+            window: Window::new(upstream.ejection.window),
+            unchecked: AtomicBool::new(true),
+            tenure,
+            ..Standing::default()
+        }
+    }
+
+    /// Returns how the endpoint stands when a reload has changed its upstream from `before` to
+    /// `after`.
+    ///
+    /// Ejections and failures are kept if they were counted by the same rules over the same way. An
+    /// endpoint that fails its checks stays out until it passes one; if the checks or the way are
+    /// other ones, the first that it passes is enough. One that had its requests keeps them.
+    #[must_use]
+    pub fn after_reload(self: &Arc<Self>, before: &Upstream, after: &Upstream) -> Arc<Self> {
+        let down = self.is_down() && before.health.is_some() && after.health.is_some();
+        let probe =
+            |upstream: &Upstream| upstream.health.as_ref().map(|health| health.probe.clone());
+        if !before.same_way(after) || before.ejection != after.ejection {
+            return Arc::new(Standing::that_is(down, after, Arc::clone(&self.tenure)));
+        }
+        self.down.store(down, Relaxed);
+        if probe(before) != probe(after) {
+            self.unchecked.store(true, Relaxed);
+        }
+        Arc::clone(self)
+    }
+
+    /// Returns what outlives this.
+    #[must_use]
+    pub fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
+    }
+
+    /// Returns `true` if an operator has taken it out.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.drained.load(Relaxed)
+        self.tenure.is_drained()
     }
 
-    /// Takes it out, or in again.
-    pub fn set_drained(&self, drained: bool) {
-        self.drained.store(drained, Relaxed);
+    /// Notes that a check has come to a result. Returns `true` if it was the first.
+    pub fn first_check(&self) -> bool {
+        self.unchecked.swap(false, Relaxed)
     }
 
     /// Whether it fails its health checks.

@@ -63,7 +63,7 @@ pub async fn watch_all(shared: Arc<Shared>) {
 /// Checks this endpoint for ever.
 async fn watch(shared: Arc<Shared>, member: Arc<Member>) {
     let Some(health) = shared.settings.health.clone() else { return };
-    let mut streak = Streak::new(&health);
+    let mut streak = Streak::new(&health, !member.standing.is_down());
     // Not all endpoints, and not all seawalls after a restart, at the same moment.
     sleep(ejection::jitter(health.interval.min(Duration::from_secs(1)))).await;
     loop {
@@ -77,7 +77,8 @@ async fn watch(shared: Arc<Shared>, member: Arc<Member>) {
             continue;
         }
         member.metrics.checked(result.is_ok());
-        if let Some(up) = streak.next(result.is_ok()) {
+        let first = member.standing.first_check();
+        if let Some(up) = streak.next(result.is_ok(), first) {
             shared.checked(&member, up, result.err());
         }
         let tenth = health.interval / 10;
@@ -92,19 +93,17 @@ struct Streak {
     unhealthy: u32,
     up: bool,
     length: u32,
-    first: bool,
 }
 
 impl Streak {
-    fn new(health: &Health) -> Self {
-        let Health { healthy, unhealthy, initially_up: up, .. } = *health;
-        Streak { healthy, unhealthy, up, length: 0, first: true }
+    /// A streak that begins with an endpoint that is `up` or not.
+    fn new(health: &Health, up: bool) -> Self {
+        Streak { healthy: health.healthy, unhealthy: health.unhealthy, up, length: 0 }
     }
 
-    /// Whether the endpoint is up from now on, if this changes it. The first check is enough to
-    /// bring in an endpoint that nothing was known of.
-    fn next(&mut self, passed: bool) -> Option<bool> {
-        let first = std::mem::replace(&mut self.first, false);
+    /// Returns `true` if the endpoint is up from now on, if this changes it. The first check of its
+    /// kind is enough to bring an endpoint in.
+    fn next(&mut self, passed: bool, first: bool) -> Option<bool> {
         if passed == self.up {
             self.length = 0;
             return None;
@@ -301,12 +300,13 @@ mod tests {
     use super::*;
 
     fn streak(initially_up: bool) -> Streak {
-        Streak::new(&Health { healthy: 2, unhealthy: 3, initially_up, ..Health::default() })
+        Streak::new(&Health { healthy: 2, unhealthy: 3, ..Health::default() }, initially_up)
     }
 
     /// What becomes of checks that pass (`+`) or fail (`-`): up, down, or no change.
     fn changes(mut streak: Streak, checks: &str) -> String {
-        let change = |check| match streak.next(check == '+') {
+        let mut first = true;
+        let change = |check| match streak.next(check == '+', std::mem::take(&mut first)) {
             Some(true) => 'u',
             Some(false) => 'd',
             None => '.',

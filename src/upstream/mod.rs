@@ -28,6 +28,7 @@ pub mod room;
 pub mod set;
 mod shared;
 pub mod stream;
+pub mod tenure;
 pub mod tls;
 pub mod upload;
 mod view;

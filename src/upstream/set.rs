@@ -3,15 +3,15 @@
 //! A [`Set`] never changes: when an endpoint comes or goes, another set takes its place. Each worker
 //! asks for the number of the current set when a request begins, one atomic load, and a request keeps
 //! to the set that it began with. An endpoint that is in the next set as well is the same [`Member`]
-//! there: what is known of it, and its connections, stay.
+//! there: what is known of it, and its connections, stay. What outlives that is its [`Tenure`].
 //!
 //! ```text
 //! in ── drained by an operator ──► leaving: no new requests, WebSockets get 1012 ── restored ──► in
 //!  └─── not in the next set ─────► gone: the same, for good
 //! ```
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,8 +20,9 @@ use super::balance::Plan;
 use super::connect::Target;
 use super::ejection::{Roster, Standing};
 use super::room::Used;
+use super::tenure::Tenure;
 use crate::config::model;
-use crate::drain::{Drain, Drainer};
+use crate::drain::Drain;
 use crate::telemetry::metrics::EndpointMetrics;
 
 /// An endpoint, for as long as anybody uses it. All workers share it.
@@ -36,26 +37,20 @@ pub struct Member {
     /// What is used of its limits, if it has any.
     pub used: Arc<Used>,
     gone: AtomicBool,
-    leaving: Mutex<(Drainer, Drain)>,
+    tenure: Arc<Tenure>,
 }
 
 impl Member {
-    /// An endpoint of which nothing is known yet.
+    /// An endpoint that stands like this.
     #[must_use]
     pub fn new(
         target: Target,
-        standing: Standing,
+        standing: Arc<Standing>,
         metrics: EndpointMetrics,
         used: Arc<Used>,
     ) -> Self {
-        Member {
-            used,
-            target,
-            standing: Arc::new(standing),
-            metrics,
-            gone: AtomicBool::new(false),
-            leaving: Mutex::new(Drainer::new()),
-        }
+        let tenure = Arc::clone(standing.tenure());
+        Member { used, target, standing, metrics, gone: AtomicBool::new(false), tenure }
     }
 
     /// Its name in metrics and logs.
@@ -67,7 +62,7 @@ impl Member {
     /// Resolves when those who stay long have to leave: it is drained, or gone.
     #[must_use]
     pub fn leaving(&self) -> Drain {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.tenure.leaving()
     }
 
     /// Whether connections to it are worth keeping.
@@ -76,21 +71,10 @@ impl Member {
         !self.gone.load(Relaxed) && !self.standing.is_drained()
     }
 
-    /// Drains it, or takes it back.
-    pub fn set_drained(&self, drained: bool) {
-        self.standing.set_drained(drained);
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        if drained {
-            leaving.0.begin();
-        } else if leaving.1.has_begun() && !self.gone.load(Relaxed) {
-            *leaving = Drainer::new();
-        }
-    }
-
     /// It is not in the next set.
     pub fn go(&self) {
         self.gone.store(true, Relaxed);
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).0.begin();
+        self.tenure.leave();
         self.metrics.forget();
     }
 }
@@ -132,6 +116,12 @@ impl Set {
     #[must_use]
     pub fn find(&self, label: &str) -> Option<&Arc<Member>> {
         self.members.iter().find(|member| &**member.label() == label)
+    }
+
+    /// The endpoints as they were told.
+    #[must_use]
+    pub fn endpoints(&self) -> &[model::Endpoint] {
+        &self.endpoints
     }
 
     /// Whether these are the same endpoints with the same weights.

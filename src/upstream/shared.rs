@@ -1,7 +1,7 @@
 //! What all workers share about an upstream: its endpoints as they are now, and what is counted over
 //! all of them.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use super::health;
 use super::pool::OpenCount;
 use super::room::Room;
 use super::set::{Member, Set};
+use super::tenure::Tenures;
 use super::tls::{self, Tls, TlsSettingsError};
 use crate::config::model;
 use crate::failure::Kind;
@@ -36,6 +37,9 @@ pub struct Shared {
     pub(super) changed: Notify,
     pub(super) start: Instant,
     pub(super) discovery: Discovery,
+    tenures: Arc<Tenures>,
+    /// Another configuration of it is current.
+    retired: AtomicBool,
     pub(super) open: Arc<OpenCount>,
     pub(super) admission: Arc<Admission>,
     pub(super) circuit: Option<Arc<Circuit>>,
@@ -45,7 +49,17 @@ pub struct Shared {
 
 impl Shared {
     /// Prepares an upstream for use. After a reload that has changed it, `previous` is what it was
-    /// before: connections and WebSockets that are still open there count here as well.
+    /// before. Of that stays what the change does not concern:
+    ///
+    /// | stays | if this is unchanged |
+    /// | --- | --- |
+    /// | what an operator has drained | the endpoint is still listed, or DNS finds endpoints |
+    /// | an endpoint's ejection and failures | `ejection`, and the way to it: `protocol`, `tls`, `proxy_protocol` |
+    /// | that an endpoint fails its checks | there still are checks |
+    /// | the circuit | `circuit`, endpoints and the way to them |
+    /// | the limit that was found | `concurrency` |
+    /// | what DNS has found | what is asked of it |
+    /// | connections, requests and WebSockets that count | the limits on them |
     ///
     /// # Errors
     /// If its TLS settings cannot be used.
@@ -61,18 +75,26 @@ impl Shared {
             .filter(|previous| limited(&previous.settings.limits) == limited(limits))
             .map(|previous| Arc::clone(&previous.admission))
             .unwrap_or_else(|| Arc::new(Admission::new(limits.websockets, limits.handshakes)));
-        let circuit = settings.circuit.clone().map(|circuit| {
-            Arc::new(Circuit::new(circuit, Arc::clone(&settings.name), metrics.circuit().clone()))
+        let known = previous.filter(|previous| {
+            previous.settings.circuit == settings.circuit
+                && previous.settings.same_endpoints(&settings)
         });
-        let adaptive = settings
-            .concurrency
-            .clone()
-            .map(|concurrency| Arc::new(Adaptive::new(concurrency, metrics.concurrency().clone())));
+        let circuit = known.and_then(|previous| previous.circuit.clone()).or_else(|| {
+            let (name, metrics) = (Arc::clone(&settings.name), metrics.circuit().clone());
+            settings.circuit.clone().map(|circuit| Arc::new(Circuit::new(circuit, name, metrics)))
+        });
+        let known =
+            previous.filter(|previous| previous.settings.concurrency == settings.concurrency);
+        let adaptive = known.and_then(|previous| previous.adaptive.clone()).or_else(|| {
+            let metrics = metrics.concurrency().clone();
+            settings.concurrency.clone().map(|limits| Arc::new(Adaptive::new(limits, metrics)))
+        });
         let room = previous
             .and_then(|previous| previous.room.clone())
             .filter(|room| room.is_of(limits))
             .or_else(|| Room::of(limits, metrics.pending()).map(Arc::new));
-        let start = Instant::now();
+        // Times in standings count from it.
+        let start = previous.map_or_else(Instant::now, |previous| previous.start);
         let shared = Shared {
             current: Mutex::new(Arc::new(Set::new(&settings, Vec::new(), Vec::new(), start))),
             generation: AtomicU64::new(0),
@@ -83,12 +105,19 @@ impl Shared {
             tls,
             start,
             discovery: Discovery::default(),
+            tenures: previous.map(|previous| Arc::clone(&previous.tenures)).unwrap_or_default(),
+            retired: AtomicBool::new(false),
             admission,
             circuit,
             adaptive,
             room,
         };
-        shared.replace(shared.settings.endpoints.clone())?;
+        let found = previous.and_then(|previous| previous.found_for(&shared.settings));
+        if found.is_some() {
+            shared.resolved();
+        }
+        let endpoints = found.unwrap_or_else(|| shared.settings.endpoints.clone());
+        shared.replace_after(previous, endpoints)?;
         Ok(shared)
     }
 
@@ -108,6 +137,15 @@ impl Shared {
     /// It is not configured any more, or differently: the series of its endpoints end, but for those
     /// that are among the next one's as well.
     pub fn retire(&self, next: Option<&Shared>) {
+        self.retired.store(true, Ordering::Relaxed);
+        if let Some(next) = next {
+            let is_listed = |label| next.settings.endpoints.iter().any(|one| one.label == label);
+            let listed = self.settings.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.label));
+            // Whoever removes it from the configuration has the last word on it.
+            listed.filter(|label| !is_listed(Arc::clone(label))).for_each(|label| {
+                self.tenures.forget(&label);
+            });
+        }
         let next = next.map(Shared::current);
         for member in &self.current().members {
             if next.as_ref().is_none_or(|next| next.find(member.label()).is_none()) {
@@ -128,13 +166,22 @@ impl Shared {
     /// # Errors
     /// If an endpoint has a name that no certificate can have; nothing changes then.
     pub fn replace(&self, endpoints: Vec<model::Endpoint>) -> Result<bool, TlsSettingsError> {
+        self.replace_after(None, endpoints)
+    }
+
+    /// The same; what was known of the endpoints before a reload is in `previous`.
+    fn replace_after(
+        &self,
+        previous: Option<&Shared>,
+        endpoints: Vec<model::Endpoint>,
+    ) -> Result<bool, TlsSettingsError> {
         let old = self.current();
         if old.is_of(&endpoints) {
             return Ok(false);
         }
         let members = endpoints.iter().map(|endpoint| match old.find(&endpoint.label) {
             Some(known) => Ok(Arc::clone(known)),
-            None => self.member(endpoint.clone()).map(Arc::new),
+            None => self.member(endpoint.clone(), previous).map(Arc::new),
         });
         let members = members.collect::<Result<Vec<_>, _>>()?;
         let set = Arc::new(Set::new(&self.settings, endpoints, members, self.start));
@@ -146,10 +193,22 @@ impl Shared {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = set;
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.notify_waiters();
+        self.tenures.tidy();
         Ok(true)
     }
 
-    fn member(&self, endpoint: model::Endpoint) -> Result<Member, TlsSettingsError> {
+    /// Returns what DNS has found here, if it is what these settings ask for.
+    fn found_for(&self, settings: &model::Upstream) -> Option<Vec<model::Endpoint>> {
+        let (before, after) = (self.settings.dns.as_ref()?, settings.dns.as_ref()?);
+        let known = self.discovery.outcome.load(Ordering::Acquire) == FOUND;
+        (known && before.finds_the_same(after)).then(|| self.current().endpoints().to_vec())
+    }
+
+    fn member(
+        &self,
+        endpoint: model::Endpoint,
+        previous: Option<&Shared>,
+    ) -> Result<Member, TlsSettingsError> {
         let session = match (&self.tls, endpoint.scheme) {
             (Some(tls), model::Scheme::Https) => {
                 Some((tls.clone(), tls::server_name(&self.settings, &endpoint)?))
@@ -158,16 +217,30 @@ impl Shared {
         };
         let metrics = self.metrics.endpoint(&endpoint.label);
         let used = self.room.as_ref().map(|room| room.endpoint(&endpoint.label));
-        let (target, standing) = (Target::new(endpoint, session), Standing::new(&self.settings));
+        let known = previous.and_then(|previous| {
+            let member = Arc::clone(previous.current().find(&endpoint.label)?);
+            Some(member.standing.after_reload(&previous.settings, &self.settings))
+        });
+        let standing = known.unwrap_or_else(|| {
+            let tenure = self.tenures.of(&endpoint.label);
+            // It may have been here before.
+            tenure.stay();
+            Arc::new(Standing::new(&self.settings, tenure))
+        });
+        let target = Target::new(endpoint, session);
         Ok(Member::new(target, standing, metrics, used.unwrap_or_default()))
     }
 
-    /// Drains the endpoint with this name, or takes it back; its state then, if there is such a one.
+    /// Drains the endpoint with this name, or takes it back. Returns its state then, if there is such
+    /// a one: among those that get requests, or drained and not found by DNS at the moment.
     pub fn set_drained(&self, label: &str, drained: bool) -> Option<&'static str> {
         let set = self.current();
-        let at = set.members.iter().position(|member| &**member.label() == label)?;
-        let member = set.members.get(at)?;
-        if member.standing.is_drained() != drained {
+        let at = set.members.iter().position(|member| &**member.label() == label);
+        let tenure = match at.and_then(|at| set.members.get(at)) {
+            Some(member) => Arc::clone(member.standing.tenure()),
+            None => self.tenures.find(label).filter(|tenure| tenure.is_drained())?,
+        };
+        if tenure.is_drained() != drained {
             let (upstream, endpoint) = (&*self.settings.name, label);
             if drained {
                 tracing::info!(upstream, endpoint, "an operator drains an endpoint");
@@ -175,9 +248,17 @@ impl Shared {
                 tracing::info!(upstream, endpoint, "an operator takes an endpoint back");
             }
         }
-        member.set_drained(drained);
+        tenure.set_drained(drained);
+        let Some(at) = at else { return Some(if drained { "drained" } else { "gone" }) };
         set.tell_whether_up(at);
         Some(set.roster.state(at))
+    }
+
+    /// Returns the labels of all endpoints that an operator has drained, those included that are not
+    /// there at the moment.
+    #[must_use]
+    pub fn drained(&self) -> Vec<Arc<str>> {
+        self.tenures.drained()
     }
 
     /// DNS has answered.
@@ -217,6 +298,10 @@ impl Shared {
     pub fn sweep(&self) {
         let set = self.current();
         set.roster.tidy();
+        // Another configuration tells how the same endpoints are.
+        if self.retired.load(Ordering::Relaxed) {
+            return;
+        }
         set.tell();
         self.circuit.iter().for_each(|circuit| circuit.tidy());
     }
@@ -233,3 +318,6 @@ pub(super) const UNKNOWN: u8 = 0;
 pub(super) const FOUND: u8 = 1;
 pub(super) const FAILED: u8 = 2;
 pub(super) const TIMED_OUT: u8 = 3;
+
+#[cfg(test)]
+mod tests;

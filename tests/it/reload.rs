@@ -117,6 +117,69 @@ fn ejections_outlive_a_reload_that_does_not_concern_them() {
     assert_eq!(seawall.cells("seawall_connects_total"), connects);
 }
 
+/// An upstream of two endpoints with these settings.
+fn pair(one: &Upstream, two: &Upstream, settings: &str) -> String {
+    format!(
+        "upstreams: {{ app: {{ endpoints: ['http://{}', 'http://{}'], slow_start: 0s, {settings} }} }}\n\
+        routes: [{{ upstream: app }}]\n",
+        one.address(),
+        two.address()
+    )
+}
+
+#[test]
+fn drained_endpoint_stays_drained_when_its_upstream_changes() {
+    let (drained, other) = (Upstream::healthy(), Upstream::healthy());
+    let mut seawall = Seawall::configured(&pair(&drained, &other, "timeouts: { head: 5s }"));
+    let endpoint = format!("http://{}", drained.address());
+    assert_eq!(seawall.drain(&endpoint, true), Some("drained"));
+    for head in ["6s", "7s"] {
+        let settings = format!("timeouts: {{ head: {head} }}");
+        let diff = seawall.reload(&pair(&drained, &other, &settings)).unwrap();
+        assert_eq!(diff.upstreams.changed, ["app"]);
+        for _ in 0..4 {
+            let mut client = Client::connect(Version::Http1, seawall.address());
+            assert_eq!(get(&mut client, "/", &other).status, 200);
+        }
+    }
+    assert!(drained.requests().is_empty());
+    assert_eq!(seawall.drain(&endpoint, false), Some("up"));
+    for _ in 0..4 {
+        let mut client = Client::connect(Version::Http1, seawall.address());
+        assert_eq!(get(&mut client, "/", &other).status, 200);
+    }
+    assert_eq!(drained.requests().len(), 2, "its half again");
+}
+
+#[test]
+fn unhealthy_endpoint_gets_no_request_after_a_reload() {
+    // The health check finds nobody at the first.
+    let well = Upstream::healthy();
+    let dead = free(77);
+    let config = |head: &str| {
+        format!(
+            "upstreams: {{ app: {{ endpoints: ['http://{dead}', 'http://{}'], retry: {{ attempts: 1 }}, \
+            timeouts: {{ head: {head} }}, health: {{ tcp: true, interval: 100ms, unhealthy: 1 }} }} }}\n\
+            routes: [{{ upstream: app }}]\n",
+            well.address()
+        )
+    };
+    let mut seawall = Seawall::configured(&config("5s"));
+    let is_out = |seawall: &Seawall| {
+        let down = format!("{{endpoint=\"http://{dead}\",upstream=\"app\"}} 0");
+        seawall.metrics().contains(&format!("seawall_endpoint_up{down}"))
+    };
+    let set = |seawall: &mut Seawall| seawall.running().upstreams()[0].current();
+    seawall.until("it fails its check", |seawall| (is_out(seawall)).then_some(()));
+    assert_eq!(set(&mut seawall).roster.state(0), "unhealthy");
+    seawall.reload(&config("6s")).unwrap();
+    for _ in 0..8 {
+        let mut client = Client::connect(Version::Http1, seawall.address());
+        assert_eq!(get(&mut client, "/", &well).status, 200);
+    }
+    assert!(seawall.cells("seawall_failures_total").is_empty());
+}
+
 #[test]
 fn an_endpoint_that_is_gone_is_neither_up_nor_down() {
     let (one, two) = (Upstream::healthy(), Upstream::healthy());

@@ -57,6 +57,30 @@ pub enum ProxyVersion {
 impl Upstream {
     /// The default of [`Upstream::slow_start`].
     pub const SLOW_START: Duration = Duration::from_secs(10);
+
+    /// Returns `true` if an endpoint of both is reached in the same way: what is known of it under
+    /// the one holds under the other.
+    #[must_use]
+    pub fn same_way(&self, other: &Upstream) -> bool {
+        self.protocol == other.protocol
+            && self.tls == other.tls
+            && self.proxy_protocol == other.proxy_protocol
+    }
+
+    /// Returns `true` if both have the same endpoints, and reach them in the same way.
+    #[must_use]
+    pub fn same_endpoints(&self, other: &Upstream) -> bool {
+        self.same_way(other) && self.endpoints == other.endpoints && self.dns == other.dns
+    }
+}
+
+impl Dns {
+    /// Returns `true` if the endpoints that one finds are those that the other would find.
+    #[must_use]
+    pub fn finds_the_same(&self, other: &Dns) -> bool {
+        (&self.name, self.scheme, self.port, self.records)
+            == (&other.name, other.scheme, other.port, other.records)
+    }
 }
 
 /// One address of an upstream.

@@ -16,7 +16,7 @@ fn roster(count: usize, settings: &str) -> Roster {
     );
     let config = crate::config::parse("test.yaml", &text, Path::new(".")).unwrap();
     let upstream = &config.upstreams[0];
-    let standings = (0..count).map(|_| Arc::new(Standing::new(upstream)));
+    let standings = (0..count).map(|_| Arc::new(Standing::new(upstream, Arc::default())));
     Roster::new(upstream, standings.collect(), Instant::now())
 }
 
@@ -214,12 +214,12 @@ fn connection_and_protocol_speak_against_an_endpoint_and_its_apps_answers_do_not
 #[tokio::test(start_paused = true)]
 async fn a_drained_endpoint_gets_nothing_and_is_no_reason_to_try_those_that_are_ejected() {
     let roster = roster(3, SETTINGS);
-    roster.endpoints[0].set_drained(true);
+    roster.endpoints[0].tenure().set_drained(true);
     assert_eq!(shares(&roster), [0, FULL, FULL]);
     assert_eq!(roster.view().other_than(1, |_| true), Some(2));
     eject(&roster, 1);
     assert_eq!(shares(&roster), [0, 0, FULL], "one of three is ejected, as may be");
     assert_eq!([0, 1, 2].map(|at| roster.state(at)), ["drained", "ejected", "up"]);
-    roster.endpoints[0].set_drained(false);
+    roster.endpoints[0].tenure().set_drained(false);
     assert_eq!(shares(&roster), [FULL, 0, FULL]);
 }
