@@ -119,7 +119,7 @@ pub async fn hold(exchange: &mut Exchange<Reader>, terms: Terms) -> Result<Held,
             }
             Some(Some(Ok(Piece::Data(data)))) => {
                 size += data.len();
-                held.pieces.push(data);
+                held.pieces.keep(data);
                 if size > terms.bytes {
                     return Ok(held);
                 }

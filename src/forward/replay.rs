@@ -2,7 +2,7 @@
 //!
 //! What an attempt takes from the client is kept here, up to a limit, so that the next attempt gets
 //! it from the start. Content beyond the limit is not kept: the request can then be sent only once.
-//! Pieces are shared, not copied. The client's body stays here too, whatever becomes of an attempt,
+//! Large pieces are shared, small ones are joined. The client's body stays here too, whatever becomes of an attempt,
 //! because the answer may need it read to its end.
 
 use std::cell::RefCell;
@@ -15,6 +15,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::incoming::Incoming;
+use crate::upstream::pieces::Pieces;
 
 /// A request's content, kept for the next attempt.
 #[derive(Debug)]
@@ -24,13 +25,15 @@ pub struct Replay<B = Incoming>(Option<Rc<RefCell<Tape<B>>>>);
 #[derive(Debug)]
 pub struct Reader<B = Incoming> {
     tape: Rc<RefCell<Tape<B>>>,
-    at: usize,
+    /// The kept piece that is read next, and how much of it has been read.
+    piece: usize,
+    offset: usize,
 }
 
 #[derive(Debug)]
 struct Tape<B> {
     source: Option<B>,
-    pieces: Vec<Bytes>,
+    pieces: Pieces,
     kept: usize,
     limit: usize,
     trailers: Option<HeaderMap>,
@@ -47,7 +50,7 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
         Replay(source.map(|source| {
             Rc::new(RefCell::new(Tape {
                 source: Some(source),
-                pieces: Vec::new(),
+                pieces: Pieces::default(),
                 kept: 0,
                 limit,
                 trailers: None,
@@ -66,7 +69,7 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
     /// The content from its start, for one attempt; `None` if there is none.
     #[must_use]
     pub fn reader(&self) -> Option<Reader<B>> {
-        self.0.as_ref().map(|tape| Reader { tape: Rc::clone(tape), at: 0 })
+        self.0.as_ref().map(|tape| Reader { tape: Rc::clone(tape), piece: 0, offset: 0 })
     }
 
     /// No attempt follows: nothing more is kept.
@@ -85,16 +88,28 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
 }
 
 impl<B> Tape<B> {
+    /// Returns what is kept from this place on, up to the end of its piece.
+    fn unread(&self, piece: usize, offset: usize) -> Option<Bytes> {
+        let piece = self.pieces.get(piece)?;
+        (offset < piece.len()).then(|| piece.slice(offset..))
+    }
+
+    /// Returns the place behind all that is kept: small content is appended to the last piece.
+    fn end(&self) -> (usize, usize) {
+        let last = self.pieces.len().saturating_sub(1);
+        (last, self.pieces.get(last).map_or(0, Bytes::len))
+    }
+
     fn keep(&mut self, data: &Bytes) {
         if self.lost {
             return;
         }
         self.kept += data.len();
         if self.kept <= self.limit {
-            self.pieces.push(data.clone());
+            self.pieces.keep(data.clone());
         } else {
             self.lost = true;
-            self.pieces = Vec::new();
+            self.pieces = Pieces::default();
         }
     }
 }
@@ -109,9 +124,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reader<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         let mut tape = this.tape.borrow_mut();
-        if let Some(piece) = tape.pieces.get(this.at) {
-            this.at += 1;
-            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        if let Some(unread) = tape.unread(this.piece, this.offset) {
+            (this.piece, this.offset) = (this.piece + 1, 0);
+            return Poll::Ready(Some(Ok(Frame::data(unread))));
         }
         if tape.ended {
             return Poll::Ready(
@@ -131,7 +146,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reader<B> {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     tape.keep(data);
-                    this.at = tape.pieces.len();
+                    (this.piece, this.offset) = tape.end();
                 } else if let Some(trailers) = frame.trailers_ref() {
                     tape.trailers = Some(trailers.clone());
                     tape.ended = true;
@@ -143,7 +158,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reader<B> {
 
     fn is_end_stream(&self) -> bool {
         let tape = self.tape.borrow();
-        if self.at < tape.pieces.len() || tape.trailers.is_some() {
+        if tape.unread(self.piece, self.offset).is_some() || tape.trailers.is_some() {
             return false;
         }
         tape.ended || tape.source.as_ref().is_none_or(Body::is_end_stream)

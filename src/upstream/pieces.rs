@@ -2,7 +2,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+
+/// Pieces up to this size are joined where they are kept: each would occupy many times its length.
+const SMALL: usize = 2 * 1024;
+/// What small pieces are joined into grows up to this size.
+const JOINED: usize = 16 * 1024;
 
 /// Pieces of content, in order.
 #[derive(Debug, Default)]
@@ -25,6 +30,16 @@ impl Pieces {
         }
     }
 
+    /// Appends one that will be kept: small pieces are joined, so that what is kept occupies a small
+    /// multiple of its length, in however small pieces it came.
+    pub fn keep(&mut self, piece: Bytes) {
+        let more = self.more.as_mut().and_then(|more| more.back_mut());
+        match more.or(self.first.as_mut()) {
+            Some(last) if piece.len() <= SMALL && last.len() <= JOINED => join(last, &piece),
+            _ => self.push(piece),
+        }
+    }
+
     /// Takes the first one.
     pub fn pop(&mut self) -> Option<Bytes> {
         self.first.take().or_else(|| self.more.as_mut()?.pop_front())
@@ -34,6 +49,14 @@ impl Pieces {
     pub fn first_mut(&mut self) -> Option<&mut Bytes> {
         let more = &mut self.more;
         self.first.as_mut().or_else(|| more.as_mut()?.front_mut())
+    }
+
+    /// Returns the one at this place.
+    pub fn get(&self, at: usize) -> Option<&Bytes> {
+        match &self.first {
+            Some(first) if at == 0 => Some(first),
+            first => self.more.as_ref()?.get(at - usize::from(first.is_some())),
+        }
     }
 
     /// How many there are.
@@ -61,9 +84,42 @@ impl Pieces {
     }
 }
 
+/// Appends `piece` to `last`, in place if nobody else has a part of that.
+fn join(last: &mut Bytes, piece: &[u8]) {
+    let mut joined = std::mem::take(last).try_into_mut().unwrap_or_else(|shared| {
+        let mut joined = BytesMut::with_capacity(2 * (shared.len() + piece.len()));
+        joined.extend_from_slice(&shared);
+        joined
+    });
+    joined.extend_from_slice(piece);
+    *last = joined.freeze();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keeps_small_pieces_in_little_more_room_than_they_need() {
+        let mut pieces = Pieces::default();
+        let content: Vec<u8> = (0..60_000_u32).map(|at| at as u8).collect();
+        let mut shared = Vec::new();
+        for byte in content.chunks(1) {
+            let piece = Bytes::copy_from_slice(byte);
+            // The way to the other side still has the last few.
+            shared.push(piece.clone());
+            pieces.keep(piece);
+        }
+        assert!(pieces.len() <= 2 + content.len() / JOINED, "{}", pieces.len());
+        assert_eq!(pieces.iter().flatten().copied().collect::<Vec<_>>(), content);
+        for size in [SMALL, SMALL + 1, JOINED, 1] {
+            let mut pieces = Pieces::default();
+            content.chunks(size).take(40).for_each(|part| pieces.keep(part.to_vec().into()));
+            let kept: Vec<u8> = pieces.iter().flatten().copied().collect();
+            assert_eq!(kept, content[..(40 * size).min(content.len())], "pieces of {size}");
+            assert!(pieces.len() <= 40);
+        }
+    }
 
     #[test]
     fn they_come_out_as_they_went_in() {
