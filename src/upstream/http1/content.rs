@@ -189,11 +189,13 @@ fn parse_size(line: &[u8]) -> Option<u64> {
     }
     let (size, rest) = line.split_at_checked(digits)?;
     // Only an extension may follow, after white space that RFC 9112 §7.1.1 calls bad but has; some
-    // servers pad the size with it.
-    match rest.trim_ascii_start().first() {
-        None => {}
-        Some(b';') if !rest.contains(&b'\r') => {}
-        Some(_) => return None,
+    // servers pad the size with it. It is spaces and tabs: others end a line for some readers.
+    let padding = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
+    match rest.split_at_checked(padding)?.1 {
+        [] => {}
+        [b';', extension @ ..] if extension.iter().all(is_text) => {}
+        _ => return None,
     }
     size.iter()
         .try_fold(0_u64, |sum, digit| Some(sum * 16 + u64::from(char::from(*digit).to_digit(16)?)))
