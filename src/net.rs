@@ -2,15 +2,20 @@
 //!
 //! Built with `--cfg fuzzing` they are pipes in memory with the same methods, so that the fuzz targets
 //! (`tests/fuzz`) drive the whole path from the accept loop to the upstream in paused time: what is
-//! written is there at once, a wait costs nothing, and the same input always does the same.
+//! written is there at once, a wait costs nothing, and the same input always does the same. Unit tests
+//! have both.
 
 mod network;
 
 pub use network::Network;
-#[cfg(not(fuzzing))]
+#[cfg(not(any(test, fuzzing)))]
 pub use tokio::net::{TcpListener, TcpStream};
 
-#[cfg(fuzzing)]
+#[cfg(all(test, not(fuzzing)))]
+mod either;
+#[cfg(any(test, fuzzing))]
 pub mod memory;
+#[cfg(all(test, not(fuzzing)))]
+pub use either::{TcpListener, TcpStream};
 #[cfg(fuzzing)]
 pub use memory::{TcpListener, TcpStream};

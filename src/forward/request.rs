@@ -5,9 +5,7 @@
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
 use bytes::BytesMut;
-use http::header::{
-    CONTENT_LENGTH, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, VIA,
-};
+use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use http::{Method, Version};
 
 use super::head::{Fields, Head, Known};
@@ -16,9 +14,9 @@ use crate::failure::ClientFailure;
 use crate::telemetry::request_id;
 use crate::telemetry::spans::Recording;
 use crate::telemetry::spans::context::TRACEPARENT;
-use crate::upstream::exchange::Framing;
+use crate::upstream::framing::{Absence, Announced, Framing};
 use crate::upstream::http1::lines::Run;
-use crate::upstream::http1::upload::{extend_decimal, extend_field};
+use crate::upstream::http1::upload::extend_field;
 
 /// `X-Request-Id`: what ties the answer, the log and the journal together.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -183,7 +181,7 @@ impl Output for Map {
 const OURS: usize = 768;
 
 /// Writes the head for an HTTP/1.1 upstream (RFC 9112 §3).
-pub fn http1(head: &Head, extra: &Extra<'_>) -> BytesMut {
+pub fn http1(head: &Head, extra: &Extra<'_>) -> Announced<BytesMut> {
     let given = head.fields.as_lines().map_or(0, |(head, _)| head.len());
     // The allocator likes powers of two best (benches/README.md).
     let mut out = BytesMut::with_capacity((given + OURS).next_power_of_two());
@@ -200,13 +198,13 @@ pub fn http1(head: &Head, extra: &Extra<'_>) -> BytesMut {
     out.extend_from_slice(extra.host.as_bytes());
     out.extend_from_slice(b"\r\n");
     end_to_end(&mut out, head, extra);
-    connection(&mut out, head, extra);
-    out.extend_from_slice(match extra.framing {
-        Framing::Chunked => b"transfer-encoding: chunked\r\n",
-        Framing::Empty | Framing::Length(_) | Framing::Close => b"",
+    let mut announced = Announced::lines(out, extra.framing, absence(head));
+    announced.push_with(|out| {
+        ours(out, head, extra);
+        connection(out, head, extra);
+        out.extend_from_slice(b"\r\n");
     });
-    out.extend_from_slice(b"\r\n");
-    out
+    announced
 }
 
 /// The head for an HTTP/2 upstream (RFC 9113 §8.3.1).
@@ -217,12 +215,13 @@ pub fn http2(
     head: &Head,
     extra: &Extra<'_>,
     scheme: &str,
-) -> Result<http::Request<()>, ClientFailure> {
+) -> Result<Announced<http::Request<()>>, ClientFailure> {
     let mut map = Map {
         fields: HeaderMap::with_capacity(head.fields.len() + 8),
         scratch: BytesMut::with_capacity(256),
     };
     end_to_end(&mut map, head, extra);
+    ours(&mut map, head, extra);
     if wants_trailers(&head.fields) {
         map.fields.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -235,10 +234,10 @@ pub fn http2(
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = uri.build().map_err(|_| ClientFailure::BadRequest)?;
     *request.headers_mut() = map.fields;
-    Ok(request)
+    Ok(Announced::request(request, extra.framing, absence(head)))
 }
 
-/// The fields that are the same in every version.
+/// Writes the client's fields that are the same in every version.
 fn end_to_end(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     let listed = connection_options(&head.fields);
     let trusted = extra.peer.trusted.get();
@@ -252,7 +251,10 @@ fn end_to_end(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
         out.copy(name, value);
     }
     cookies(out, &head.fields);
-    content(out, head, extra);
+}
+
+/// Writes what we say of the request, which is the same in every version.
+fn ours(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     out.ways(head, extra);
     out.request_id(extra.request_id);
     if let Some(recording) = extra.recording {
@@ -333,19 +335,13 @@ fn wants_trailers(fields: &Fields) -> bool {
     })
 }
 
-fn content(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
-    match extra.framing {
-        Framing::Length(length) => {
-            out.write(&CONTENT_LENGTH, |out| extend_decimal(out, length));
-        }
-        Framing::Chunked => {}
-        // RFC 9110 §8.6: methods that expect content say that there is none.
-        Framing::Empty | Framing::Close => {
-            let expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-            if expected || head.fields.has(Known::ContentLength) {
-                out.copy(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
-            }
-        }
+/// Tells what the head says if no content follows. RFC 9110 §8.6: methods that expect content say
+/// that there is none.
+fn absence(head: &Head) -> Absence {
+    let expected = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    match expected || head.fields.has(Known::ContentLength) {
+        true => Absence::Said,
+        false => Absence::Understood,
     }
 }
 
@@ -447,7 +443,7 @@ mod tests {
         let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
         let [map, lines] = heads.each_ref().map(|head| {
             let extra = extra(&peer, check::host(head).unwrap(), framing);
-            String::from_utf8(http1(head, &extra).to_vec()).unwrap()
+            String::from_utf8(http1(head, &extra).head().to_vec()).unwrap()
         });
         assert_eq!(map, lines);
         map
@@ -478,7 +474,7 @@ mod tests {
         );
         let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
         let extra = extra(&peer, "h.test", Framing::Length(5));
-        let [map, lines] = heads.map(|head| http2(&head, &extra, "https").unwrap());
+        let [map, lines] = heads.map(|head| http2(&head, &extra, "https").unwrap().into_parts().0);
         assert_eq!((map.uri(), map.headers()), (lines.uri(), lines.headers()));
         assert_eq!(map.uri(), "https://h.test/a?b=c");
         let field = |name: &str| map.headers().get(name).map(|value| value.to_str().unwrap());
@@ -552,7 +548,7 @@ mod tests {
         let [head, _] = both(http::Request::get("/").header("host", "h"));
         let peer = Peer::new("2001:db8::1".parse().unwrap(), "https", false);
         let extra = extra(&peer, "h", Framing::Empty);
-        let written = String::from_utf8(http1(&head, &extra).to_vec()).unwrap();
+        let written = String::from_utf8(http1(&head, &extra).head().to_vec()).unwrap();
         assert!(written.contains("forwarded: for=\"[2001:db8::1]\";host=\"h\";proto=https\r\n"));
     }
 
@@ -562,7 +558,7 @@ mod tests {
         let fields = read(text.to_vec());
         let head = Head { version: Version::HTTP_11, fields, ..Head::default() };
         let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
-        let written = http1(&head, &extra(&peer, "h", Framing::Empty));
+        let written = http1(&head, &extra(&peer, "h", Framing::Empty)).into_parts().0;
         let expected =
             b"GET / HTTP/1.1\r\nhost: h\r\nX-Some-Thing: A b\r\nX: 1\r\nX-Empty: \r\nvia:";
         assert!(written.starts_with(expected), "{written:?}");

@@ -15,9 +15,7 @@
 //! what makes somebody work twice needs a withdrawal from the budget, which is not filled while
 //! nothing succeeds.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode, Version};
@@ -260,8 +258,7 @@ impl Attempts<'_> {
     ) -> Result<Box<Answered>, Trouble> {
         let upstream = &self.route.upstream;
         let slot = upstream.slot().map_err(Trouble::Unreachable)?;
-        let idle = poll_fn(|cx| Poll::Ready(upstream.idle_link(endpoint, need, now, cx)));
-        let (link, sent) = match idle.await {
+        let (link, sent) = match upstream.idle_link(endpoint, need, now) {
             Some(link) => (link, now),
             None => {
                 let told = self.outgoing.extra.peer.told.as_deref();
@@ -336,7 +333,6 @@ impl Attempts<'_> {
             head: (),
             body: self.replay.reader(),
             sent,
-            framing: if upgrade { Framing::Empty } else { outgoing.extra.framing },
             asked: Asked {
                 head: outgoing.head.method == Method::HEAD,
                 upgrade,

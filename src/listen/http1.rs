@@ -228,8 +228,9 @@ async fn serve_one(
     let is_unsure = wire.borrow_mut().begin_response();
     let keep_alive = keep_alive && !close && !is_unsure && !is_last && !drain.is_leaving();
     let asked = Asked { version, head: is_head, keep_alive };
-    let (out, plan) = response::write(earlier, status, fields, content.size_hint().exact(), asked);
-    let mut sending = Upload::new(out, Some(content), plan.framing, false, ContentLimit::default());
+    let (head, keep_alive) =
+        response::write(earlier, status, fields, content.size_hint().exact(), asked);
+    let mut sending = Upload::new(head, Some(content), false, ContentLimit::default());
     let sent = poll_fn(|cx| match sending.poll(&mut Writer(wire), cx) {
         Ok(Waiting::Done) => Poll::Ready(Ok(())),
         Ok(Waiting::Upstream | Waiting::Client | Waiting::Continue) => {
@@ -250,7 +251,7 @@ async fn serve_one(
         return Some(client.upgraded.take().map_or(End::Close, |it| End::Switched(Box::new(it))));
     }
     let mut wire = wire.borrow_mut();
-    match (wire.end_request(), plan.keep_alive) {
+    match (wire.end_request(), keep_alive) {
         (true, true) => None,
         // It may have asked for more before it has read that there is no more.
         (true, false) if !wire.has_more() => Some(End::Close),

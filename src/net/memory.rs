@@ -1,4 +1,9 @@
-//! Sockets that are pipes in memory, for the fuzz targets only.
+//! Sockets that are pipes in memory, for the fuzz targets and for unit tests.
+//!
+//! Their readiness is that of tokio's sockets, to the letter: it is noted when something happens, it
+//! stays until a read finds less than it has room for, and only a poll that finds none leaves a
+//! waker. So a read that fills its buffer to the last byte leaves the readiness behind, a wait
+//! without a waker is never woken, and a budget that is used up looks like nothing to read.
 //!
 //! They end as TCP does where seawall can tell: a FIN leaves the other direction open; a close over
 //! unread bytes, or with the linger time at zero, is a reset; after a reset the other side still
@@ -7,14 +12,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::cooperative;
 
 /// What one direction of a connection holds.
 pub const ROOM: usize = 16 * 1024;
@@ -27,13 +34,21 @@ struct Way {
     fin: bool,
     /// Nobody will read any more.
     deaf: bool,
+    /// Something has happened since the reader has found nothing more.
+    is_readable: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 impl Way {
     fn wake(&mut self) {
-        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
+        self.wake_reader();
+        self.writer.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn wake_reader(&mut self) {
+        self.is_readable = true;
+        self.reader.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -108,6 +123,14 @@ impl TcpStream {
         Ok(())
     }
 
+    /// The address that all have.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(ADDRESS))
+    }
+
     /// An address.
     ///
     /// # Errors
@@ -116,16 +139,19 @@ impl TcpStream {
         Ok(SocketAddr::from(ADDRESS))
     }
 
-    /// Whether a read would give something.
+    /// Is ready when something has happened since a read has found nothing more.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut wire = self.wire();
-        let reset = wire.reset;
-        let way = &mut wire.ways[1 - self.end];
-        if reset || way.fin || !way.bytes.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        way.reader = Some(cx.waker().clone());
-        Poll::Pending
+        // Takes a unit of the scheduler's budget, and is pending when that is used up.
+        let ready = poll_fn(|cx| {
+            let mut wire = self.wire();
+            let way = &mut wire.ways[1 - self.end];
+            if way.is_readable {
+                return Poll::Ready(Ok(()));
+            }
+            way.reader = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        pin!(cooperative(ready)).poll(cx)
     }
 
     /// Waits for something to read. Cancel-safe.
@@ -141,12 +167,18 @@ impl TcpStream {
     /// # Errors
     /// `ConnectionReset` after a reset.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.readable().await?;
-        let wire = self.wire();
+        let wire = loop {
+            self.readable().await?;
+            let mut wire = self.wire();
+            let reset = wire.reset;
+            let way = &mut wire.ways[1 - self.end];
+            match (way.bytes.is_empty(), way.fin, reset) {
+                (true, _, true) => return Err(ErrorKind::ConnectionReset.into()),
+                (true, false, false) => way.is_readable = false,
+                _ => break wire,
+            }
+        };
         let way = &wire.ways[1 - self.end];
-        if way.bytes.is_empty() && wire.reset {
-            return Err(ErrorKind::ConnectionReset.into());
-        }
         let count = way.bytes.len().min(buf.len());
         for (to, from) in buf.iter_mut().zip(&way.bytes) {
             *to = *from;
@@ -162,7 +194,12 @@ impl TcpStream {
         let mut wire = self.wire();
         let reset = wire.reset;
         let way = &mut wire.ways[1 - self.end];
+        if !way.is_readable {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let count = way.bytes.len().min(buf.len());
+        let is_over = reset || way.fin;
+        way.is_readable = is_over || count == buf.len();
         if count > 0 {
             for (to, from) in buf.iter_mut().zip(way.bytes.drain(..count)) {
                 *to = from;
@@ -233,7 +270,7 @@ impl TcpStream {
         if count == 0 && bufs.iter().any(|buf| !buf.is_empty()) {
             return Err(ErrorKind::WouldBlock.into());
         }
-        way.reader.take().into_iter().for_each(Waker::wake);
+        way.wake_reader();
         MOVED.set(MOVED.get() + 1);
         Ok(count)
     }
@@ -286,12 +323,17 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.poll_read_ready(cx).is_pending() {
-            return Poll::Pending;
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_read(buf.initialize_unfilled()) {
+                Ok(count) => {
+                    buf.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        let count = self.try_read(buf.initialize_unfilled())?;
-        buf.advance(count);
-        Poll::Ready(Ok(()))
     }
 }
 

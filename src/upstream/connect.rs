@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::deadline::Deadline;
 use super::proxy_protocol::{self, Told};
+use super::records::Records;
 use super::stream::Stream;
 use super::tls::{Purpose, Tls};
 use crate::config::model::{Endpoint, Timeouts, Upstream};
@@ -65,7 +66,7 @@ impl Target {
             within(deadline, Phase::Connect, tcp.write_all(&header)).await?;
         }
         let Some((tls, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
-        let handshake = tls.connector(purpose).connect(name.clone(), tcp);
+        let handshake = tls.connector(purpose).connect(name.clone(), Records::new(tcp));
         // Boxed: a connection without TLS shall not carry the room for a handshake.
         let session = Box::pin(within(deadline, Phase::Tls, handshake)).await?;
         Ok(Stream::Tls(Box::new(session)))

@@ -16,22 +16,11 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::fields::Fields;
-use super::pool::Connection;
+use super::framing::Announced;
+pub use super::framing::Framing;
+use super::pool::{Connection, Reusable};
 use super::{http1, http2};
 use crate::failure::{ClientFailure, Failure, Source};
-
-/// How the content of a message is delimited (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// There is no content.
-    Empty,
-    /// Exactly so many bytes.
-    Length(u64),
-    /// Until its own end mark, with trailers: chunks in HTTP/1.1, END_STREAM in HTTP/2.
-    Chunked,
-    /// Until the connection ends.
-    Close,
-}
 
 /// A parsed response head.
 #[derive(Debug)]
@@ -101,14 +90,12 @@ pub enum Broken {
 /// How a request is sent and waited for.
 #[derive(Debug)]
 pub struct Request<H, B> {
-    /// The head, in the form of the upstream's protocol.
+    /// The head, in the form of the upstream's protocol. It says how the content is framed.
     pub head: H,
     /// The content, if there is any.
     pub body: Option<B>,
     /// When it is sent.
     pub sent: Instant,
-    /// How the content is framed towards the upstream.
-    pub framing: Framing,
     /// What the response's framing depends on.
     pub asked: Asked,
     /// The content waits for a 100.
@@ -128,7 +115,6 @@ impl<B> Request<(), B> {
             head,
             body: self.body,
             sent: self.sent,
-            framing: self.framing,
             asked: self.asked,
             expects_continue: self.expects_continue,
             content_limit: self.content_limit,
@@ -139,10 +125,10 @@ impl<B> Request<(), B> {
 }
 
 /// A request in the form of HTTP/1.1: the bytes from request line to empty line.
-pub type Http1Request<B> = Request<BytesMut, B>;
+pub type Http1Request<B> = Request<Announced<BytesMut>, B>;
 
 /// A request in the form of HTTP/2.
-pub type Http2Request<B> = Request<http::Request<()>, B>;
+pub type Http2Request<B> = Request<Announced<http::Request<()>>, B>;
 
 /// What became of a request that has no response, as far as sending it again depends on it
 /// (RFC 9110 §9.2.2).
@@ -213,7 +199,7 @@ where
     }
 
     /// Gives the connection back, if it is the exchange's own and can carry another request.
-    pub fn into_connection(self) -> Option<Box<Connection>> {
+    pub fn into_connection(self) -> Option<Reusable> {
         match self {
             Exchange::Http1(exchange) => exchange.into_connection(),
             Exchange::Http2(_) => None,

@@ -20,7 +20,8 @@ use http_body_util::Full;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::Target;
-use super::exchange::{Asked, Broken, Came, Exchange, Framing, Piece, Request, ResponseHead};
+use super::exchange::{Asked, Broken, Came, Exchange, Piece, Request, ResponseHead};
+use super::framing::{Absence, Announced, Framing};
 use super::http2::session::{Session, Sessions};
 use super::pool::{Connection, Ticket};
 use super::set::Member;
@@ -207,7 +208,7 @@ async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Result<(), Unwe
     } else {
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {AGENT}\r\n\
-             Connection: close\r\n\r\n"
+             Connection: close\r\n"
         );
         over_http1(shared, stream, &head, Asked::default())
     };
@@ -229,11 +230,13 @@ fn uri(target: &Target, path: &str) -> String {
     format!("{scheme}://{}{path}", target.endpoint.authority())
 }
 
-/// An exchange without content on this HTTP/1.1 connection; `head` is whole.
+/// Returns an exchange without content on this HTTP/1.1 connection; `head` lacks its empty line.
 fn over_http1(shared: &Shared, stream: Stream, head: &str, asked: Asked) -> Exchange<Content> {
     let settings = &shared.settings;
     let request = request(settings.timeouts.head, Content::default());
-    let request = Request { asked, ..request }.with_head(BytesMut::from(head));
+    let mut head = Announced::lines(BytesMut::from(head), Framing::Empty, Absence::Understood);
+    head.push(b"\r\n");
+    let request = Request { asked, ..request }.with_head(head);
     let connection = Connection::new(stream, Ticket::beside(shared.metrics.connections()));
     let exchange = http1::exchange::Exchange::new(connection, Arc::clone(settings), request);
     Exchange::Http1(exchange)
@@ -254,6 +257,11 @@ async fn over_http2(
     let open = async { Session::open(stream, ticket, &settings.limits).await.map(Some) };
     let lease = Rc::new(Sessions::new(Duration::ZERO, None)).open(open).await?;
     let Some(lease) = lease else { return Err(Unwell::Slow) };
+    let framing = match content.size_hint().exact() {
+        None | Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+    };
+    let head = Announced::request(head, framing, Absence::Understood);
     let request = request(settings.timeouts.head, content).with_head(head);
     let exchange = http2::exchange::Exchange::new(lease, Arc::clone(settings), request);
     Ok(Exchange::Http2(Box::new(exchange)))
@@ -262,10 +270,6 @@ async fn over_http2(
 fn request(head_timeout: Duration, content: Content) -> Request<(), Content> {
     Request {
         head: (),
-        framing: match content.size_hint().exact() {
-            None | Some(0) => Framing::Empty,
-            Some(length) => Framing::Length(length),
-        },
         body: Some(content),
         sent: Instant::now(),
         asked: Asked::default(),

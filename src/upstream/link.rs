@@ -1,9 +1,7 @@
 //! From an endpoint to something that a request can travel on: an idle connection, a place on a
 //! shared one, or a new one as far as the limits allow.
 
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
@@ -57,22 +55,16 @@ pub enum Need {
 }
 
 impl Upstream {
-    /// An idle connection to the endpoint for the task of `cx`, if it will do.
+    /// Takes an idle connection to the endpoint, if it will do.
     #[must_use]
-    pub fn idle_link(
-        &self,
-        choice: &Choice,
-        need: Need,
-        now: Instant,
-        cx: &mut Context<'_>,
-    ) -> Option<Link> {
+    pub fn idle_link(&self, choice: &Choice, need: Need, now: Instant) -> Option<Link> {
         let endpoint = &*choice.endpoint;
         let is_enough = need == Need::Any
             // A connection that has told one client's address serves no other one.
             && self.shared.settings.proxy_protocol.is_none()
             && self.pending.is_free_to_try(endpoint.sessions.line())
             && endpoint.speaks.get() != Speaks::Http2;
-        is_enough.then(|| endpoint.pool.take(now, cx)).flatten().map(Link::Http1)
+        is_enough.then(|| endpoint.pool.take(now)).flatten().map(Link::Http1)
     }
 
     /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
@@ -116,8 +108,7 @@ impl Upstream {
     ) -> Result<Link, Failure> {
         let endpoint = &*choice.endpoint;
         let line = endpoint.sessions.line();
-        let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-        let idle = |pool: &Pool| pool.take(Instant::now(), &mut Context::from_waker(&waker));
+        let idle = |pool: &Pool| pool.take(Instant::now());
         let found = self.pending.wait(line, || match pool.and_then(idle) {
             Some(connection) => Some(Own::Taken(connection)),
             None => self.make_room(endpoint).map(Own::Free),

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod ejection;
 pub mod exchange;
 pub mod fields;
+pub mod framing;
 pub mod health;
 pub mod http1;
 pub mod http2;
@@ -24,6 +25,7 @@ pub mod pending;
 pub mod pieces;
 pub mod pool;
 pub mod proxy_protocol;
+mod records;
 pub mod room;
 pub mod set;
 mod shared;
@@ -46,7 +48,7 @@ use budget::Budget;
 use circuit::Passage;
 pub use link::{Link, Need};
 use pending::Pending;
-use pool::Connection;
+use pool::Reusable;
 use room::{Full, Room, Wish};
 pub use shared::Shared;
 use shared::{FAILED, FOUND, UNKNOWN};
@@ -353,7 +355,7 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request.
-    pub fn give_back(&self, choice: &Choice, connection: Box<Connection>, now: Instant) {
+    pub fn give_back(&self, choice: &Choice, connection: Reusable, now: Instant) {
         // Closed, so that the request on another worker can open one, or because nobody will ask, or
         // because it was for one client.
         if self.shared.settings.proxy_protocol.is_some()

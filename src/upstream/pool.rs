@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,8 +16,10 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::http1::buffers;
+use super::http1::content::AllRead;
 use super::http1::fill::Fill;
 use super::http1::head;
+use super::http1::upload::AllSent;
 use super::pending::Share;
 use super::room::ConnectionPlace;
 use super::stream::Stream;
@@ -61,6 +62,22 @@ impl Connection {
     /// The connection has become a WebSocket: these have a limit of their own.
     pub fn became_websocket(&mut self) {
         self.ticket.leave();
+    }
+}
+
+/// A connection that can carry another request (RFC 9112 §9.3): only such a one goes to a pool.
+///
+/// It is made of evidence: all that the request announced was sent, all that the response announced
+/// was read, and nothing is unread, neither here nor at any layer below.
+#[derive(Debug)]
+pub struct Reusable(Box<Connection>);
+
+impl Reusable {
+    /// Returns the connection if nothing behind the response has come on it.
+    #[must_use]
+    pub fn new(mut connection: Box<Connection>, _sent: AllSent, _read: AllRead) -> Option<Self> {
+        let is_quiet = connection.buf.is_empty() && connection.stream.is_quiet();
+        is_quiet.then_some(Reusable(connection))
     }
 }
 
@@ -224,27 +241,23 @@ impl Pool {
         Pool { idle: RefCell::new(VecDeque::new()), capacity, keep_alive }
     }
 
-    /// The connection used last, if one is idle and still open. The task of `cx` will use it: it is woken
-    /// when there is something to read. Like all times here, `now` is the caller's: a request reads the
-    /// clock as seldom as it can.
-    pub fn take(&self, now: Instant, cx: &mut Context<'_>) -> Option<Box<Connection>> {
+    /// Takes the connection used last, if one is idle, open and has nothing unread. Like all times
+    /// here, `now` is the caller's: a request reads the clock as seldom as it can.
+    pub fn take(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop_back()?;
             if now.saturating_duration_since(since) < self.keep_alive
-                && connection.stream.is_quiet(cx)
+                && connection.stream.is_quiet()
             {
                 connection.ticket.set_idle(false);
                 connection.reused = true;
-                if matches!(connection.stream, Stream::Tcp(_)) {
-                    connection.fill.was_asked();
-                }
                 return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection for the next request, if there is room; whether there was.
-    pub fn put(&self, mut connection: Box<Connection>, now: Instant) -> bool {
+    /// Keeps a connection for the next request. Returns `false` if there was no room for it.
+    pub fn put(&self, Reusable(mut connection): Reusable, now: Instant) -> bool {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.capacity {
             return false;
@@ -273,9 +286,8 @@ impl Pool {
 
     /// Closes what is too old or was closed by the upstream. Called by the worker's sweep.
     pub fn sweep(&self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.idle.borrow_mut().retain(|idle| {
-            idle.since.elapsed() < self.keep_alive && idle.connection.stream.is_quiet(&mut cx)
+        self.idle.borrow_mut().retain_mut(|idle| {
+            idle.since.elapsed() < self.keep_alive && idle.connection.stream.is_quiet()
         });
     }
 

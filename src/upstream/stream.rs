@@ -1,13 +1,16 @@
 //! The byte stream to an upstream: TCP, or TLS over TCP.
 
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio_rustls::client::TlsStream;
 
 use super::http1::fill::Readable;
+use super::records::Records;
 use crate::net::TcpStream;
 
 /// A connected stream to an endpoint.
@@ -16,14 +19,14 @@ pub enum Stream {
     /// Plain text.
     Tcp(TcpStream),
     /// TLS; boxed because a session is a thousand times the size of a socket.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Records<TcpStream>>>),
 }
 
 impl Stream {
     fn tcp(&self) -> &TcpStream {
         match self {
             Stream::Tcp(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0,
+            Stream::Tls(tls) => tls.get_ref().0.get_ref(),
         }
     }
 
@@ -42,21 +45,29 @@ impl Stream {
         let _ = self.tcp().set_zero_linger();
     }
 
-    /// Whether an idle connection can carry another request: still open, with nothing to read.
+    /// Returns `true` if the stream is open and has nothing unread at any layer: no byte in the
+    /// kernel, no part of a TLS record, no plaintext that the session has decrypted. What there is
+    /// between two responses belongs to no request (RFC 9112 §9.2).
     ///
-    /// Costs no system call unless the reactor has seen an event on the socket: tokio knows from
-    /// the last short read that it was drained.
-    pub fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
-        let tcp = self.tcp();
-        match tcp.poll_read_ready(cx) {
-            Poll::Pending => true,
-            Poll::Ready(Err(_)) => false,
-            Poll::Ready(Ok(())) => {
-                let mut probe = [0_u8; 1];
-                // Bytes, or an end, between two responses: neither belongs to a request of ours.
-                // (For TLS this may be a ticket; dropping such a connection costs a handshake,
-                // guessing wrong costs a request.)
-                matches!(tcp.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    /// Costs no system call unless the reactor has seen an event on the socket, or the last read
+    /// has found as much as it had room for. Nobody may be waiting for the stream: for TLS the
+    /// waker that is registered with it is replaced.
+    pub fn is_quiet(&mut self) -> bool {
+        match self {
+            // Not a poll: this one knows no budget of the scheduler's, behind which it would find
+            // nothing where there is something.
+            Stream::Tcp(tcp) => {
+                let read = tcp.try_read(&mut [0_u8; 1]);
+                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Stream::Tls(tls) => {
+                // Reads what is the session's own (a ticket, a new key) and finds what is not.
+                let mut byte = [0_u8; 1];
+                let mut buf = ReadBuf::new(&mut byte);
+                let read = poll_fn(|cx| Pin::new(&mut **tls).poll_read(cx, &mut buf));
+                let mut cx = Context::from_waker(Waker::noop());
+                pin!(unconstrained(read)).poll(&mut cx).is_pending()
+                    && tls.get_ref().0.is_between_records()
             }
         }
     }

@@ -7,10 +7,10 @@ use bytes::BytesMut;
 use http::header::CONTENT_LENGTH;
 use http::{StatusCode, Version};
 
-use crate::upstream::exchange::Framing;
 use crate::upstream::fields::{Fields, Lines};
+use crate::upstream::framing::{Absence, Announced, Framing};
 use crate::upstream::http1::head::is_hop_by_hop;
-use crate::upstream::http1::upload::{extend_decimal, extend_field};
+use crate::upstream::http1::upload::extend_field;
 
 /// Where the minor version stands in a status line.
 const MINOR_VERSION: usize = 7;
@@ -29,24 +29,16 @@ pub struct Asked {
     pub keep_alive: bool,
 }
 
-/// How the content follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// How it is delimited.
-    pub framing: Framing,
-    /// Whether another request may follow behind it.
-    pub keep_alive: bool,
-}
-
 /// Writes the head of a response with so many bytes of content, if that is known, behind `earlier`:
-/// what has to be said before it.
+/// what has to be said before it. Returns `true` with it if another request may follow behind its
+/// content.
 pub fn write(
     earlier: BytesMut,
     status: StatusCode,
     fields: Fields,
     exact: Option<u64>,
     asked: Asked,
-) -> (BytesMut, Plan) {
+) -> (Announced<BytesMut>, bool) {
     let switches = status == StatusCode::SWITCHING_PROTOCOLS;
     let bodiless = asked.head
         || status.is_informational()
@@ -86,34 +78,22 @@ pub fn write(
     {
         *minor = b'0';
     }
-    match framing {
-        _ if bodiless => {}
-        Framing::Empty => out.extend_from_slice(b"content-length: 0\r\n"),
-        Framing::Length(length) => {
-            out.extend_from_slice(b"content-length: ");
-            extend_decimal(&mut out, length);
-            out.extend_from_slice(b"\r\n");
-        }
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Close => {}
-    }
+    let absence = if bodiless { Absence::Understood } else { Absence::Said };
+    let mut announced = Announced::lines(out, framing, absence);
     if !has_date {
-        out.extend_from_slice(b"date: ");
-        date(&mut out);
-        out.extend_from_slice(b"\r\n");
+        announced.push(b"date: ");
+        announced.push_with(date);
+        announced.push(b"\r\n");
     }
-    out.extend_from_slice(match (keep_alive, asked.version) {
+    announced.push(match (keep_alive, asked.version) {
         _ if switches => b"\r\n",
         (false, _) => b"connection: close\r\n\r\n",
         // RFC 9112 §9.3: not the default there.
         (true, Version::HTTP_10) => b"connection: keep-alive\r\n\r\n",
         (true, _) => b"\r\n",
     });
-    if !earlier.is_empty() {
-        let response = std::mem::replace(&mut out, earlier);
-        out.unsplit(response);
-    }
-    (out, Plan { framing, keep_alive })
+    announced.put_before(earlier);
+    (announced, keep_alive)
 }
 
 /// The length of a date (RFC 9110 §5.6.7).
@@ -151,7 +131,7 @@ mod tests {
         given: &[(&'static str, &'static str)],
         exact: Option<u64>,
         asked: Asked,
-    ) -> (String, Plan) {
+    ) -> (String, Framing, bool) {
         let status = StatusCode::from_u16(status).unwrap();
         let forms = [Fields::new(status, Version::HTTP_11), Fields::from(HeaderMap::new())];
         let [lines, map] = forms.map(|mut fields| {
@@ -159,8 +139,9 @@ mod tests {
                 let name = HeaderName::from_static(name);
                 fields.append(&name, &HeaderValue::from_static(value));
             }
-            let (out, plan) = write(BytesMut::new(), status, fields, exact, asked);
-            (String::from_utf8(out.to_vec()).unwrap().replace("date: now\r\n", ""), plan)
+            let (head, keep_alive) = write(BytesMut::new(), status, fields, exact, asked);
+            let text = String::from_utf8(head.head().to_vec()).unwrap();
+            (text.replace("date: now\r\n", ""), head.framing(), keep_alive)
         });
         assert_eq!(lines, map);
         lines
@@ -186,21 +167,22 @@ mod tests {
             (200, Some(0), head, "1.1 200 OK\r\ncontent-length: 7\r\n", Empty),
             (304, Some(0), ASKED, "1.1 304 Not Modified\r\ncontent-length: 7\r\n", Empty),
         ] {
-            let (text, plan) = written(status, &[("content-length", "7")], exact, asked);
-            assert_eq!((text, plan.framing), (format!("HTTP/{expected}\r\n"), framing));
+            let (text, written_framing, _) =
+                written(status, &[("content-length", "7")], exact, asked);
+            assert_eq!((text, written_framing), (format!("HTTP/{expected}\r\n"), framing));
         }
-        let (text, _) = written(204, &[], Some(0), ASKED);
+        let (text, _, _) = written(204, &[], Some(0), ASKED);
         assert_eq!(text, "HTTP/1.1 204 No Content\r\n\r\n");
     }
 
     #[test]
     fn a_connection_that_ends_says_so() {
         let closing = Asked { keep_alive: false, ..ASKED };
-        let (text, plan) = written(200, &[], Some(0), closing);
+        let (text, _, keep_alive) = written(200, &[], Some(0), closing);
         assert_eq!(text, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        assert!(!plan.keep_alive);
+        assert!(!keep_alive);
         let switching = [("connection", "upgrade"), ("upgrade", "x")];
-        let (text, _) = written(101, &switching, Some(0), closing);
+        let (text, _, _) = written(101, &switching, Some(0), closing);
         assert_eq!(
             text,
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
@@ -212,8 +194,8 @@ mod tests {
         let status = StatusCode::from_u16(799).unwrap();
         let fields = Fields::new(status, Version::HTTP_11);
         let earlier = BytesMut::from(&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..]);
-        let (out, _) = write(earlier, status, fields, Some(0), ASKED);
-        let text = String::from_utf8(out.to_vec()).unwrap();
+        let (head, _) = write(earlier, status, fields, Some(0), ASKED);
+        let text = String::from_utf8(head.head().to_vec()).unwrap();
         let date = text
             .strip_prefix(
                 "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 799 \r\ncontent-length: 0\r\ndate: ",

@@ -161,7 +161,8 @@ async fn connection(pieces: &[&[u8]]) -> (io::Result<Option<Route>>, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.set_nodelay(true).unwrap();
-    let (mut tcp, _) = listener.accept().await.unwrap();
+    let (tcp, _) = listener.accept().await.unwrap();
+    let mut tcp = crate::net::TcpStream::Kernel(tcp);
     let write = async {
         for piece in pieces {
             client.write_all(piece).await.unwrap();

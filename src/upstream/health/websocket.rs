@@ -35,7 +35,7 @@ pub async fn ask(
     let head = format!(
         "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {AGENT}\r\n\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {key}\r\n\r\n"
+         Sec-WebSocket-Key: {key}\r\n"
     );
     let asked = Asked { upgrade: true, ..Asked::default() };
     let mut exchange = super::over_http1(shared, stream, &head, asked);

@@ -26,6 +26,10 @@ pub struct Decoder {
     decoded: u64,
 }
 
+/// Evidence that all of a message was read that its head has announced.
+#[derive(Debug)]
+pub struct AllRead(());
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Length(u64),
@@ -70,6 +74,12 @@ impl Decoder {
             Framing::Close => State::Close,
         };
         Decoder { state, decoded: 0 }
+    }
+
+    /// Returns the evidence that the content was read to its end, if it was.
+    #[must_use]
+    pub fn all_read(&self) -> Option<AllRead> {
+        self.is_done().then_some(AllRead(()))
     }
 
     /// Whether the content is complete.

@@ -35,7 +35,7 @@ use crate::failure::{ClientFailure, Failure, Phase, Source};
 use crate::upstream::exchange::{
     Asked, Broken, Came, Fate, Framing, Http1Request, Piece, Request, ResponseHead, Stalled,
 };
-use crate::upstream::pool::Connection;
+use crate::upstream::pool::{Connection, Reusable};
 use crate::upstream::upload::{UploadError, Waiting};
 
 /// One request and its response.
@@ -49,7 +49,8 @@ pub struct Exchange<B> {
     send_error: Option<io::Error>,
     asked: Asked,
     interim: usize,
-    decoder: Decoder,
+    /// What the final head has announced, once it is here.
+    decoder: Option<Decoder>,
     keep_alive: bool,
     received: u64,
     waits: Option<Waits>,
@@ -78,23 +79,17 @@ where
         settings: Arc<Upstream>,
         request: Http1Request<B>,
     ) -> Box<Self> {
-        let Request { head, body, sent, framing, asked, .. } = request;
+        let Request { head, body, sent, asked, .. } = request;
         Box::new(Exchange {
             connection,
             settings,
-            upload: Upload::new(
-                head,
-                body,
-                framing,
-                request.expects_continue,
-                request.content_limit,
-            ),
+            upload: Upload::new(head, body, request.expects_continue, request.content_limit),
             uploading: true,
             send_error: None,
             asked,
             interim: 0,
-            decoder: Decoder::new(Framing::Empty),
-            keep_alive: false,
+            decoder: None,
+            keep_alive: true,
             received: 0,
             waits: None,
             now: Some(sent),
@@ -202,6 +197,7 @@ where
             if self.interim > limits.interim_responses {
                 return Err(MessageError::TooManyInterim);
             }
+            self.keep_alive &= head.keep_alive;
             if head.status == StatusCode::CONTINUE {
                 self.upload.proceed();
             }
@@ -212,12 +208,12 @@ where
         {
             return Err(MessageError::ContentTooLarge);
         }
-        self.decoder = Decoder::new(head.framing);
-        self.keep_alive = head.keep_alive && self.send_error.is_none();
+        self.decoder = Some(Decoder::new(head.framing));
+        self.keep_alive &= head.keep_alive;
         self.waits = None;
         // RFC 9112 §9.5: an upstream that refuses and closes will not read the rest. One that
         // answers 2xx and closes may well be an app that reads while it writes.
-        if self.asked.upgrade || (!head.keep_alive && !head.status.is_success()) {
+        if !head.keep_alive && !head.status.is_success() {
             self.uploading = false;
         }
         Ok(Some(Came::Final))
@@ -230,7 +226,9 @@ where
                 return Poll::Ready(Some(Err(broken)));
             }
             let limits = MessageLimits::from(&self.settings.limits);
-            let step = self.decoder.decode(&mut self.connection.buf, &limits);
+            // Without a head there is no content either.
+            let Some(decoder) = self.decoder.as_mut() else { return Poll::Ready(None) };
+            let step = decoder.decode(&mut self.connection.buf, &limits);
             match step {
                 Ok(Step::Data(data)) => {
                     self.waits = None;
@@ -248,9 +246,9 @@ where
             match self.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
                     self.keep_alive = false;
-                    return Poll::Ready(match self.decoder.at_end() {
-                        AtEnd::Complete => None,
-                        AtEnd::CutShort => {
+                    return Poll::Ready(match self.decoder.as_ref().map(Decoder::at_end) {
+                        Some(AtEnd::Complete) => None,
+                        Some(AtEnd::CutShort) | None => {
                             Some(Err(Broken::Upstream(classify::ended(&self.facts(Phase::Body)))))
                         }
                     });
@@ -271,17 +269,13 @@ where
 
     /// Whether the content is whole already: nothing is left to wait for.
     pub fn is_whole(&self) -> bool {
-        self.decoder.is_done()
+        self.decoder.as_ref().is_some_and(Decoder::is_done)
     }
 
     /// Gives the connection back, if it can carry another request.
-    #[expect(clippy::boxed_local, reason = "by value all of it would be copied out of its box")]
-    pub fn into_connection(self: Box<Self>) -> Option<Box<Connection>> {
-        let clean = self.keep_alive
-            && self.decoder.is_done()
-            && !self.uploading
-            && self.connection.buf.is_empty();
-        clean.then_some(self.connection)
+    pub fn into_connection(self: Box<Self>) -> Option<Reusable> {
+        let (sent, read) = (self.upload.all_sent()?, self.decoder.as_ref()?.all_read()?);
+        self.keep_alive.then(|| Reusable::new(self.connection, sent, read)).flatten()
     }
 
     /// Gives the upgraded connection away, with the bytes that came after the 101.
@@ -356,3 +350,6 @@ where
         Broken::Upstream(Failure::new(error.kind(), self.phase(phase)).with_source(error))
     }
 }
+
+#[cfg(test)]
+mod tests;

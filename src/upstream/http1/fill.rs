@@ -25,10 +25,9 @@ pub trait Readable: AsyncRead {
 /// How much the next read shall bring.
 #[derive(Clone, Copy, Debug)]
 pub struct Fill {
-    /// The last read has found less than it had room for, and nothing has been asked since.
+    /// The last read has found less than it had room for, and nothing has been asked since. A hint:
+    /// the stream itself says whether to wait, and then has the waker.
     drained: bool,
-    /// There was nothing to read a moment ago, and who polls next will be woken when there is.
-    asked: bool,
     size: usize,
     /// Bytes of this message so far.
     message: usize,
@@ -36,7 +35,7 @@ pub struct Fill {
 
 impl Default for Fill {
     fn default() -> Self {
-        Fill { drained: false, asked: false, size: SMALLEST, message: 0 }
+        Fill { drained: false, size: SMALLEST, message: 0 }
     }
 }
 
@@ -53,9 +52,7 @@ impl Fill {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         // Most often the next thing that comes is still on its way: no buffer is needed to see that.
-        if std::mem::take(&mut self.asked)
-            || (std::mem::take(&mut self.drained) && from.poll_readable(cx).is_pending())
-        {
+        if std::mem::take(&mut self.drained) && from.poll_readable(cx).is_pending() {
             Self::let_go(buf);
             return Poll::Pending;
         }
@@ -90,12 +87,6 @@ impl Fill {
         if buf.is_empty() {
             buffers::give_back(buf);
         }
-    }
-
-    /// Somebody has seen that there is nothing to read, and has left the waker of the task that will poll
-    /// next with the stream.
-    pub fn was_asked(&mut self) {
-        self.asked = true;
     }
 
     /// A message is over: the next one may well be as large.

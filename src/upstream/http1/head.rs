@@ -159,7 +159,10 @@ fn assemble(
             None => fields.append(&CONTENT_LENGTH, &HeaderValue::from(length)),
         }
     }
-    let keep_alive = !hop.close && (!http_1_0 || hop.keep_alive) && framing != Framing::Close;
+    let keep_alive = !hop.close
+        && (!http_1_0 || hop.keep_alive)
+        && framing != Framing::Close
+        && !hop.announces_what_may_not_come(status);
     Ok(ResponseHead { status, fields, framing, keep_alive })
 }
 
@@ -270,6 +273,14 @@ impl<'b> Hop<'b> {
         }
     }
 
+    /// Returns `true` if the head announces content that its status cannot have (RFC 9110 §8.6, RFC
+    /// 9112 §6.1): whether it follows nobody knows, and the next response would begin behind it.
+    fn announces_what_may_not_come(&self, status: StatusCode) -> bool {
+        let has_none = status.is_informational() || status == StatusCode::NO_CONTENT;
+        let announced = self.transfer_encoding.is_some() || self.length.is_some_and(|it| it > 0);
+        has_none && announced
+    }
+
     /// RFC 9112 §6.3, in its order.
     fn framing(
         &self,
@@ -353,7 +364,13 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nContent-Length: 5\r\n\r\n", Length(5), true),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Chunked, true),
             ("HTTP/1.1 200 OK\r\n\r\n", Close, false),
-            ("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n", Empty, true),
+            ("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n", Empty, false),
+            ("HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n", Empty, true),
+            ("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", Empty, false),
+            ("HTTP/1.1 103 Early\r\nContent-Length: 5\r\n\r\n", Empty, false),
+            ("HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n\r\n", Empty, false),
+            ("HTTP/1.1 100 Continue\r\n\r\n", Empty, true),
+            ("HTTP/1.1 304 NM\r\nTransfer-Encoding: chunked\r\n\r\n", Empty, true),
             ("HTTP/1.1 304 NM\r\nContent-Length: 5\r\n\r\n", Empty, true),
             ("HTTP/1.1 200\r\nContent-Length: 5\r\nConnection: a, Close\r\n\r\n", Length(5), false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Length(5), false),

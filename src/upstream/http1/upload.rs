@@ -17,7 +17,7 @@ use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use crate::failure::Source;
-use crate::upstream::exchange::Framing;
+use crate::upstream::framing::{Announced, Framing};
 use crate::upstream::pieces::Pieces;
 use crate::upstream::upload::{ContentLimit, Meter, UploadError, Waiting};
 
@@ -43,27 +43,33 @@ pub struct Upload<B> {
     framing: Framing,
     may_send_content: bool,
     meter: Meter,
+    /// All of the content that the head has announced was taken.
+    is_complete: bool,
     /// The writer has not taken all that it was given.
     blocked: bool,
     sent: u64,
 }
+
+/// Evidence that all of a message was written that its head has announced.
+#[derive(Debug)]
+pub struct AllSent(());
 
 impl<B> Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Source>,
 {
-    /// An upload of this head and this content.
+    /// An upload of this head and of the content that it announces.
     ///
     /// `expects_continue` holds the content back until [`Upload::proceed`]. More than
     /// the `content_limit`'s bytes of content are refused as the client's failure.
     pub fn new(
-        head: BytesMut,
+        head: Announced<BytesMut>,
         body: Option<B>,
-        framing: Framing,
         expects_continue: bool,
         content_limit: ContentLimit,
     ) -> Self {
+        let (head, framing) = head.into_parts();
         let body = body.filter(|_| framing != Framing::Empty);
         Upload {
             queue: Pieces::default(),
@@ -72,6 +78,7 @@ where
             body,
             framing,
             may_send_content: !expects_continue,
+            is_complete: framing == Framing::Empty,
             blocked: false,
             meter: Meter::new(content_limit, framing),
             sent: 0,
@@ -81,6 +88,12 @@ where
     /// The upstream said 100, or has been waited for long enough: send the content.
     pub fn proceed(&mut self) {
         self.may_send_content = true;
+    }
+
+    /// Returns the evidence that all was sent that the head has announced, if it was.
+    pub fn all_sent(&self) -> Option<AllSent> {
+        let is_written = self.out.is_empty() && self.queue.is_empty();
+        (self.is_complete && is_written).then_some(AllSent(()))
     }
 
     /// Bytes that the kernel has accepted: 0 means that nothing reached the upstream.
@@ -177,7 +190,9 @@ where
             }
             self.out.extend_from_slice(b"\r\n");
         }
-        self.meter.finish(self.framing)
+        self.meter.finish(self.framing)?;
+        self.is_complete = true;
+        Ok(())
     }
 
     /// Forgets `count` bytes that the kernel has accepted.
@@ -267,6 +282,7 @@ fn extend_digits<const BASE: u64>(out: &mut BytesMut, number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::framing::Absence;
 
     use http_body::Frame;
     use std::collections::VecDeque;
@@ -336,7 +352,9 @@ mod tests {
         let piece = |(at, size): (usize, &usize)| Bytes::from(vec![b'a' + at as u8; *size]);
         let body = Ready(sizes.iter().enumerate().map(piece).collect());
         let (head, limit) = (BytesMut::from("head\r\n"), ContentLimit::default());
-        let mut upload = Upload::new(head, Some(body), framing, false, limit);
+        let mut head = Announced::lines(head, framing, Absence::Understood);
+        head.push(CRLF);
+        let mut upload = Upload::new(head, Some(body), false, limit);
         let mut stream = Slow { at_once, taken: Vec::new(), calls: 0 };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert_eq!(upload.poll(&mut stream, &mut cx).unwrap(), Waiting::Done);
@@ -367,7 +385,8 @@ mod tests {
             }
         }
         let (chunked, _) = send(&[3, 5_000], Framing::Chunked, usize::MAX);
-        let expected = format!("head\r\n3\r\naaa\r\n1388\r\n{}\r\n0\r\n\r\n", "b".repeat(5_000));
+        let head = "head\r\ntransfer-encoding: chunked\r\n\r\n";
+        let expected = format!("{head}3\r\naaa\r\n1388\r\n{}\r\n0\r\n\r\n", "b".repeat(5_000));
         assert_eq!(String::from_utf8(chunked).unwrap(), expected);
     }
 

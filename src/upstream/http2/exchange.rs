@@ -90,7 +90,8 @@ where
 {
     /// Prepares to send `request`; nothing is sent before [`Exchange::poll_head`].
     pub fn new(lease: Lease, settings: Arc<Upstream>, request: Http2Request<B>) -> Self {
-        let Request { head, body, framing, asked, expects_continue, content_limit, .. } = request;
+        let Request { head, body, asked, expects_continue, content_limit, .. } = request;
+        let (head, framing) = head.into_parts();
         let send = lease.send();
         Exchange {
             lease,

@@ -63,7 +63,7 @@ fn posted(content: &str) -> Vec<u8> {
 
 /// A POST in chunks.
 fn chunked(chunks: &str) -> Vec<u8> {
-    form("POST /", "1.1", "a", "", "transfer-encoding: chunked\r\n", chunks)
+    form("POST /", "1.1", "a", "transfer-encoding: chunked\r\n", "", chunks)
 }
 
 const SMUGGLED: &str = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -478,6 +478,11 @@ pub fn chunks() -> Vec<Row> {
         ),
         passes("zeros before a chunk size go", post(te, "0005\r\nhello\r\n000\r\n\r\n"), whole()),
         passes(
+            "white space before a chunk extension goes",
+            post(te, "5 \t; a = b\r\nhello\r\n0\r\n\r\n"),
+            whole(),
+        ),
+        passes(
             "white space behind a chunk size goes",
             post(te, "5 \t\r\nhello\r\n0\r\n\r\n"),
             whole(),
@@ -506,6 +511,15 @@ pub fn chunks() -> Vec<Row> {
         ("a chunk size with a bare LF", "5\nhello\r\n0\r\n\r\n"),
         ("a chunk size with a bare CR", "5\rhello\r\n0\r\n\r\n"),
         ("a chunk extension with a bare LF", "5;a\nhello\r\n0\r\n\r\n"),
+        ("a chunk size with two CR", "5\r\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk size with a form feed", "5\x0c\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk size with a vertical tab", "5\x0b\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk size with a NUL", "5\0\r\nhello\r\n0\r\n\r\n"),
+        ("a form feed before a chunk extension", "5\x0c;a\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk extension with a NUL", "5;a\0b\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk extension with a CR", "5;a\rb\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk extension with a DEL", "5;a\x7f\r\nhello\r\n0\r\n\r\n"),
+        ("a last chunk with two CR", "5\r\nhello\r\n0\r\r\n\r\n"),
         ("a chunk longer than its size", "4\r\nhello\r\n0\r\n\r\n"),
         ("a chunk shorter than its size", "6\r\nhello\r\n0\r\n\r\n"),
         ("a chunk that ends with a bare LF", "5\r\nhello\n0\r\n\r\n"),
