@@ -287,19 +287,26 @@ fn admit<'h>(
         rehearsal: rehearsal.as_ref().ok().copied().flatten(),
         recording,
     });
-    let asked = match offer.transpose() {
+    let expects_continue = request::expects_continue(head);
+    let framing = request::framing(head, body.size_hint().exact());
+    let left = |body| Some(Left { body, expects_continue });
+    let offer = match offer.transpose() {
+        // RFC 9110 §7.8: content comes before the switch, and a WebSocket's handshake has none to
+        // wait for. Left out, it would be read as the connection's next request.
+        Ok(Some(_)) if framing != Framing::Empty => Err(ClientFailure::BadRequest),
+        offer => offer,
+    };
+    let asked = match offer {
         Ok(offer) => offer.map(|offer| (offer, route.upstream.admit())),
-        Err(failure) => return Err(Refused::with(held.refuse(failure), None)),
+        Err(failure) => return Err(Refused::with(held.refuse(failure), left(body))),
     };
     let asked = match asked {
         None => None,
         Some((offer, Ok(place))) => Some(Box::new(websocket::Asked { offer, place })),
         Some((_, Err(refused))) => {
-            return Err(Refused::with(held.overloaded(refused.retry_after_secs), None));
+            return Err(Refused::with(held.overloaded(refused.retry_after_secs), left(body)));
         }
     };
-    let expects_continue = request::expects_continue(head);
-    let framing = request::framing(head, body.size_hint().exact());
     let is_too_large = match (framing, route.settings.request_body_bytes) {
         (Framing::Length(length), Some(limit)) => length > limit,
         _ => false,
@@ -326,7 +333,7 @@ fn admit<'h>(
             });
         }
     };
-    Err(Refused::with(reply, Some(Left { body, expects_continue })))
+    Err(Refused::with(reply, left(body)))
 }
 
 /// What the request asks to be rehearsed, on a route that does.

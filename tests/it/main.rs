@@ -25,6 +25,7 @@ mod http2_upstream;
 mod limits;
 mod rehearsal;
 mod reload;
+mod reuse;
 mod room;
 mod smuggling;
 mod sse;
