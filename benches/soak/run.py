@@ -70,7 +70,7 @@ class Seawall:
         self.process.wait_for_port(self.port).wait_for_port(self.admin)
 
     def metrics(self):
-        return Metrics(http1.get(self.admin, "/metrics").content.decode())
+        return Metrics(http1.operate(self.admin, "/metrics").content.decode())
 
     def files(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

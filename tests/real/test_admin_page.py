@@ -56,7 +56,7 @@ def test_it_says_whether_clients_are_hurt_by_what_and_why(seawall, admin, browse
         assert shown.endswith(f": {series} 1"), shown
         assert browser.run(f"return document.querySelectorAll('#{chart} rect').length") == 1
     assert "unreachable" in text(browser, "upstreams")
-    status = http1.get(seawall.admin, "/status.json").json()
+    status = http1.operate(seawall.admin, "/status.json").json()
     assert status["now"] == {"seconds": 60, "requests": 1, "failures": 1, "passed": 0, "recovered": 0}
     assert answer.get("x-request-id") not in json.dumps(status), "what was said is in the journal only"
     seawall.stop()

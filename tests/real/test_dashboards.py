@@ -267,7 +267,7 @@ def test_every_rule_was_evaluated_without_an_error(stage):
 
 
 def test_promtool_has_no_complaint_about_the_metrics(stage):
-    scrapes = [http1.get(port, "/metrics").content.decode() for port in (stage.admin, stage.edge_admin)]
+    scrapes = [http1.operate(port, "/metrics").content.decode() for port in (stage.admin, stage.edge_admin)]
     for scrape in scrapes:
         assert promtool("check", "metrics", input=scrape).strip() == ""
 

@@ -210,7 +210,7 @@ def test_a_changed_configmap_is_taken_over_as_the_kubelet_writes_it(processes, t
     (tmp_path / "seawall.yaml").symlink_to("..data/seawall.yaml")
     seawall = processes.start("seawall", [BINARY, "-c", tmp_path / "seawall.yaml"])
     seawall.wait_for_port(port).wait_for_port(admin)
-    assert http1.get(admin, "/config").json()["upstreams"].keys() == {"before"}
+    assert http1.operate(admin, "/config").json()["upstreams"].keys() == {"before"}
     write("after")
     shutil.rmtree(tmp_path / "..before")
-    until(lambda: http1.get(admin, "/config").json()["upstreams"].keys() == {"after"}, "the change is taken over")
+    until(lambda: http1.operate(admin, "/config").json()["upstreams"].keys() == {"after"}, "the change is taken over")

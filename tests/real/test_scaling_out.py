@@ -58,7 +58,7 @@ def test_clients_of_an_endpoint_that_is_drained_move_and_hardly_any_others(fleet
     seawall = start_seawall(fleet, upstream_more=", balance: hash, hash: { cookie: session }")
     before, gone = _homes(seawall), fleet[0]
     path = f"/endpoints/drain?upstream=app&endpoint=http://127.0.0.1:{gone}"
-    assert http1.post(seawall.admin, path, fields=["Seawall-Admin: 1"]).status == 200
+    assert http1.operate(seawall.admin, path, "POST", ["Seawall-Admin: 1"]).status == 200
     after = _homes(seawall)
     assert str(gone).encode() not in after.values()
     moved = [key for key in KEYS if before[key] != after[key] and before[key] != str(gone).encode()]

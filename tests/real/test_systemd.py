@@ -109,6 +109,6 @@ def test_a_socket_of_systemd_is_served_and_the_first_connection_waits_for_it(pro
     # It is started by this request, which waits meanwhile.
     answer = http1.get(listen, "/ok")
     assert (answer.status, answer.complete) == (200, True)
-    until(lambda: http1.get(admin, "/readyz").status == 200, "every worker serves")
+    until(lambda: http1.operate(admin, "/readyz").status == 200, "every worker serves")
     assert "cannot be used" not in activated.text()
     assert activated.terminate() == 0

@@ -45,7 +45,7 @@ def test_certificates_policy_and_redirect_follow_the_file_and_sessions_go_on(app
             assert (answer.status, again.connected.session_reused) == (200, True)
             assert answer.get("strict-transport-security") == "max-age=3600"
     assert http1.get(ports["plain"], "/").status == 308
-    text = http1.get(ports["admin"], "/metrics").content.decode()
+    text = http1.operate(ports["admin"], "/metrics").content.decode()
     ends = [line for line in text.splitlines() if line.startswith("seawall_certificate_expiry")]
     assert len(ends) == 1 and str(new[0]) in ends[0], ends
     # The new files are looked after from now on.

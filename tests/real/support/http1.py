@@ -48,6 +48,7 @@ class Client:
     timeout: float = 30.0
     connected: socket.socket | None = None
     end: str | None = None
+    host: str = "app.example"
     _buffer: bytes = b""
     _method: str = ""
     _socket: socket.socket = field(init=False)
@@ -70,7 +71,7 @@ class Client:
     def send(self, method, path, content=None, fields=()):
         """Sends a complete request."""
         self._method = method
-        lines = [f"{method} {path} HTTP/1.1", "Host: app.example", *fields]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", *fields]
         if content is not None:
             lines.append(f"Content-Length: {len(content)}")
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode() + (content or b""))
@@ -164,6 +165,12 @@ def get(port, path, fields=()):
     """One GET on a connection of its own."""
     with Client(port) as client:
         return client.request("GET", path, fields=fields)
+
+
+def operate(admin, path, method="GET", fields=()):
+    """One request of an operator. The admin listener answers under its own names only."""
+    with Client(admin, host="localhost") as client:
+        return client.request(method, path, fields=fields)
 
 
 def post(port, path, content=b"", fields=()):
