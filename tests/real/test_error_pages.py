@@ -124,7 +124,7 @@ def replaced(seawall, request_id, page, word, trace):
     assert kept[:40] == page[:40]
     if word in page[:8000]:
         assert word in kept
-    line = next(line for line in seawall.process.text().splitlines() if request_id in line)
+    line = seawall.process.says(request_id)[0]
     assert page[:20].decode().split("\n")[0] in line
 
 

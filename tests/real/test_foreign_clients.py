@@ -131,7 +131,7 @@ def test_a_browser_opens_its_websocket_over_http2(certificate, processes, events
     assert browser.run("return performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
     browser.run("listen()")
     events.wait("sent")
-    opened = [json.loads(line) for line in seawall.process.text().splitlines() if "/messages" in line]
+    opened = [json.loads(line) for line in seawall.process.says("/messages")]
     assert [(line["method"], line["version"], line["status"]) for line in opened] == [("CONNECT", "HTTP/2.0", 200)]
     server.kill()
     closed = browser.wait("return window.ended", "the browser's WebSocket is closed")

@@ -48,7 +48,7 @@ def test_worker_killed_before_a_byte_is_a_whole_500_on_a_connection_that_stays_u
         # The same connection, and gunicorn's new worker.
         assert client.request("GET", "/ok").content == b"ok"
     assert answer.get("x-request-id") in seawall.journal()
-    assert answer.get("x-request-id") in seawall.process.text()
+    seawall.process.says(answer.get("x-request-id"))
     counted = {"kind": "connection_terminated", "phase": "head", "outcome": "normalized", "protocol": "http"}
     seawall.failed(1, **counted)
     seawall.failed(1)

@@ -113,15 +113,15 @@ def test_a_full_disk_costs_no_request_and_is_said_once(port, start_seawall, file
         load.more(50)
     assert set(load.statuses) == {500} and load.broken == []
     dropped = "seawall_journal_dropped_total"
-    until(lambda: seawall.metrics().total(dropped, reason="write") == len(load.statuses), "what is lost is counted")
-    assert seawall.process.text().count("the journal cannot be written") == 1
+    until(lambda: seawall.now().total(dropped, reason="write") == len(load.statuses), "what is lost is counted")
+    assert len(seawall.process.says("the journal cannot be written")) == 1
     assert len(remembered(seawall)) == len(load.statuses), "and in memory all the same"
     # The disk is changed: the file is made anew.
     file.unlink()
     (later,) = fail(seawall, 1)
-    until(lambda: fail(seawall, 1) and file.exists() and written(file), "it is written again", seconds=10)
+    until(lambda: fail(seawall, 1) and file.exists() and written(file), "it is written again")
     assert later in remembered(seawall)
-    assert seawall.process.text().count("the journal is written again") == 1
+    assert len(seawall.process.says("the journal is written again")) == 1
 
 
 def test_a_folder_that_is_not_there_ends_the_start_with_a_remedy(tmp_path, port):
@@ -142,11 +142,10 @@ def test_a_takeover_loses_no_entry(processes, port, start_seawall, file):
     ids = fail(seawall, 3)
     for number in range(3):
         os.kill(pid, signal.SIGUSR2)
-        until(lambda: seawall.process.text().count(_MESSAGE) > number, "another process has taken over")
-        told = [json.loads(line) for line in seawall.process.text().splitlines() if _MESSAGE in line]
-        pid = told[-1]["pid"]
+        told = seawall.process.says(_MESSAGE, number + 1)
+        pid = json.loads(told[-1])["pid"]
         ids += fail(seawall, 3)
     until(lambda: set(written(file)) == set(ids), "all are in the file")
     assert len(written(file)) == len(ids), "each one once"
     os.kill(pid, signal.SIGTERM)
-    until(lambda: seawall.process.text().count('"stopped"') == 4, "all have ended in order", seconds=20)
+    assert len(seawall.process.says('"stopped"', 4)) == 4, "all have ended in order"

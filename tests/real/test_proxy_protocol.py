@@ -178,14 +178,15 @@ def test_connections_are_counted_for_the_client_behind_the_proxy(app, start_seaw
             statuses.append(tcp.recv(12))
         assert set(statuses) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
         assert statuses[0] == b"HTTP/1.1 200" and b"HTTP/1.1 503" in statuses, client
-    assert seawall.metrics().total("seawall_client_connections_refused_total", reason="per_address") >= 3
+    refused = "seawall_client_connections_refused_total"
+    until(lambda: seawall.now().total(refused, reason="per_address") >= 3, "they are counted")
     for tcp in open_ones:
         tcp.close()
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_app_is_told_the_client_of_each_connection(version, proxied_app, start_seawall):
-    health = ", health: { path: /health, interval: 200ms, timeout: 1s }"
+    health = ", health: { path: /health, interval: 200ms, timeout: 60s }"
     seawall = start_seawall(proxied_app.port, upstream_more=f", proxy_protocol: v{version}{health}")
     for source in ("127.0.0.2", "127.0.0.3"):
         with http1.Client(seawall.port, connected=connect(seawall.port, source)) as client:

@@ -75,7 +75,7 @@ def log_lines(seawall, message):
 
 
 def reloads(seawall, result):
-    return seawall.metrics().total("seawall_config_reloads_total", result=result)
+    return seawall.now().total("seawall_config_reloads_total", result=result)
 
 
 def load_again(seawall, text, count):
@@ -161,7 +161,7 @@ def take_over(seawall, pid, count):
 
 
 def ended(seawall, count):
-    until(lambda: len(log_lines(seawall, "stopped")) == count, f"{count} processes have ended in order", seconds=20)
+    until(lambda: len(log_lines(seawall, "stopped")) == count, f"{count} processes have ended in order")
 
 
 def test_10_takeovers_under_load_lose_no_request_and_send_websockets_away_in_order(
@@ -264,7 +264,7 @@ def test_a_change_while_it_starts_is_not_missed(tmp_path):
         until(lambda: listens(port), "it has read the file")
         write("after")
         reader.start()
-        loaded = lambda: http1.get(admin, "/config").json()["upstreams"].keys()  # noqa: E731
+        loaded = lambda: http1.operate(admin, "/config").json()["upstreams"].keys()  # noqa: E731
         until(lambda: listens(admin) and loaded() == {"after"}, "the change is taken over")
     finally:
         child.kill()

@@ -42,7 +42,7 @@ def tracing(collector, more="", trusted=True):
 
 
 def spans(seawall, result):
-    return seawall.metrics().total(SPANS, result=result)
+    return seawall.now().total(SPANS, result=result)
 
 
 def results(metrics):
@@ -122,7 +122,7 @@ def test_a_failure_is_the_status_of_its_span_and_its_trace_is_in_log_and_journal
     assert "http.response.status_code" not in sent.attributes
     (entry,) = json.loads(seawall.journal())
     assert entry["trace_id"] == TRACE
-    (line,) = [line for line in seawall.process.text().splitlines() if "upstream failure" in line]
+    (line,) = seawall.process.says("upstream failure")
     assert json.loads(line)["trace_id"] == TRACE
     assert TRACE not in answer.content.decode() + str(answer.fields), "the client knows it already, others need not"
 
@@ -222,7 +222,7 @@ def test_a_collector_that_is_busy_gets_the_batch_again(app, collector, start_sea
     seawall.counted(2, lambda metrics: metrics.total(SPANS, result="failed"), "given up")
     http1.get(seawall.port, "/")
     collector.wait(4)
-    until(lambda: "takes spans again" in seawall.process.text(), "it is said to be back")
+    seawall.process.says("takes spans again")
 
 
 def test_a_collector_that_refuses_is_not_asked_again(app, collector, start_seawall):
@@ -234,7 +234,7 @@ def test_a_collector_that_refuses_is_not_asked_again(app, collector, start_seawa
     collector.rejects = 1
     http1.get(seawall.port, "/")
     seawall.counted({"failed": 2, "exported": 1, "rejected": 1}, results, "in part")
-    assert "too old" in seawall.process.text()
+    seawall.process.says("too old")
 
 
 def test_a_collector_that_is_gone_costs_no_request_and_is_said_once(app, start_seawall):
@@ -245,7 +245,7 @@ def test_a_collector_that_is_gone_costs_no_request_and_is_said_once(app, start_s
         assert http1.get(seawall.port, "/").status == 200
         until(lambda: spans(seawall, "failed") % 2 == 0 and spans(seawall, "failed") > 0, "counted")
     seawall.counted(6, lambda metrics: metrics.total(SPANS, result="failed"), "all of them")
-    assert seawall.process.text().count("the collector does not take spans") == 1
+    assert len(seawall.process.says("the collector does not take spans")) == 1
     back = Collector(collector.port)
     http1.get(seawall.port, "/")
     back.wait(2)
@@ -285,7 +285,7 @@ def test_a_collector_over_tls_that_wants_a_key(app, certificate, tmp_path, start
     collector.wait(2, service="edge")
     _, fields, _ = collector.requests[0]
     assert (fields["authorization"], fields["x-team"]) == ("Bearer verysecret", "proxies")
-    shown = http1.get(seawall.admin, "/config").content.decode() + seawall.process.text()
+    shown = http1.operate(seawall.admin, "/config").content.decode() + seawall.process.text()
     assert "x-team" in shown and "verysecret" not in shown
     collector.close()
 
@@ -298,7 +298,7 @@ def test_tracing_begins_changes_and_ends_with_a_reload(app, collector, start_sea
         seawall.file.write_text(text)
         seawall.process.child.send_signal(signal.SIGHUP)
         reloads = "seawall_config_reloads_total"
-        until(lambda: seawall.metrics().total(reloads, result="ok") == count, "it is loaded")
+        until(lambda: seawall.now().total(reloads, result="ok") == count, "it is loaded")
 
     reload(plain + tracing(collector) + "\n", 1)
     http1.get(seawall.port, "/")

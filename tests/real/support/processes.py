@@ -68,6 +68,18 @@ class Process:
     def text(self):
         return self.log.read_text(errors="replace")
 
+    def says(self, text, count=1):
+        """Waits until so many whole lines with this text are in the log; those lines.
+
+        A line follows what it tells by a moment: `text` is for what must not be there.
+        """
+
+        def found():
+            lines = [line for line in self.text().split("\n")[:-1] if text in line]
+            return lines if len(lines) >= count else None
+
+        return until(found, f"{self.name} says {text!r} {count} times")
+
     def wait_for_port(self, port, host="127.0.0.1"):
         def ready():
             assert self.running(), f"{self.name} ended with {self.child.returncode}: {self.text()[-2000:]}"
@@ -81,7 +93,7 @@ class Process:
         self.child.kill()
         self.child.wait(10)
 
-    def terminate(self, seconds=15):
+    def terminate(self, seconds=30):
         """SIGTERM; the exit code."""
         if self.running():
             self.child.terminate()

@@ -59,7 +59,7 @@ class Seawall:
             argv = [sys.executable, Path(__file__).with_name("activate.py"), ",".join(map(str, numbers)), *argv]
         self.process = processes.start("seawall", argv, pass_fds=numbers)
         self.process.wait_for_port(self.port).wait_for_port(self.admin)
-        until(lambda: http1.get(self.admin, "/readyz").status == 200, "seawall says that it is ready")
+        until(lambda: http1.operate(self.admin, "/readyz").status == 200, "seawall says that it is ready")
 
     def url(self, path):
         return f"http://127.0.0.1:{self.port}{path}"
@@ -68,13 +68,28 @@ class Seawall:
         return f"ws://127.0.0.1:{self.port}{path}"
 
     def metrics(self):
-        answer = http1.get(self.admin, "/metrics")
+        """A scrape when no request is under way any more: what is not counted then will not be.
+
+        What has just been said to a client is counted a moment later. While something is under way by intention,
+        wait with `now`.
+        """
+
+        def settled():
+            metrics = self.now()
+            return None if metrics.total("seawall_requests_in_flight") else metrics
+
+        return until(settled, "no request is under way")
+
+    def now(self):
+        """A scrape in passing, for conditions that are waited for: once it says nothing."""
+        answer = http1.operate(self.admin, "/metrics")
         assert (answer.status, answer.complete) == (200, True)
         return Metrics(answer.content.decode())
 
     def journal(self):
-        """The text of the failure journal."""
-        answer = http1.get(self.admin, "/failures")
+        """The text of the failure journal when no request is under way any more."""
+        self.metrics()
+        answer = http1.operate(self.admin, "/failures")
         assert (answer.status, answer.complete) == (200, True)
         json.loads(answer.content)
         return answer.content.decode()
@@ -88,17 +103,17 @@ class Seawall:
         seen = []
 
         def equal():
-            seen[:] = [measure(self.metrics())]
+            seen[:] = [measure(self.now())]
             return seen[0] == expected
 
         try:
-            until(equal, what, seconds=5)
+            until(equal, what)
         except AssertionError:
             assert seen[0] == expected, what
 
     def stop(self):
         """SIGTERM; it ends in order, and was never itself at fault."""
         if self.process.running():
-            assert self.metrics().total("seawall_failures_total", kind="proxy_internal_error") == 0
+            assert self.now().total("seawall_failures_total", kind="proxy_internal_error") == 0
             assert self.process.terminate() == 0, "seawall ends with exit code 0 on SIGTERM"
         assert "panicked at" not in self.process.text(), "seawall never panics"
