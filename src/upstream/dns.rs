@@ -56,7 +56,6 @@ struct Found {
     address: IpAddr,
     port: u16,
     weight: u32,
-    name: Arc<str>,
 }
 
 /// Why there is no answer.
@@ -160,7 +159,7 @@ fn endpoints(dns: &Dns, mut found: Vec<Found>) -> Vec<Endpoint> {
     found.sort();
     found.dedup_by(|a, b| (a.address, a.port) == (b.address, b.port));
     found.truncate(MOST);
-    let endpoint = |Found { address, port, weight, name }: Found| {
+    let endpoint = |Found { address, port, weight }: Found| {
         let scheme = match dns.scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
@@ -171,7 +170,8 @@ fn endpoints(dns: &Dns, mut found: Vec<Found>) -> Vec<Endpoint> {
             scheme: dns.scheme,
             host: address.to_string().into(),
             port,
-            name,
+            // Not the target of an SRV record: DNS says where, not as what (RFC 9525 §6.1).
+            name: Arc::clone(&dns.identity),
             weight,
         }
     };
@@ -237,7 +237,6 @@ impl Asker {
                     address,
                     port: self.dns.port,
                     weight: 1,
-                    name: Arc::clone(&self.dns.name),
                 });
                 Answer { found: found.collect(), ttl, trouble }
             }
@@ -283,15 +282,9 @@ impl Asker {
             }
         }
         for (target, port, weight) in targets {
-            let name: Arc<str> = target.trim_end_matches('.').into();
             let weight = scaled(weight, heaviest);
             let addresses = merged.get(&target).into_iter().flatten();
-            answer.found.extend(addresses.map(|address| Found {
-                address: *address,
-                port,
-                weight,
-                name: Arc::clone(&name),
-            }));
+            answer.found.extend(addresses.map(|address| Found { address: *address, port, weight }));
         }
         match answer.trouble.take() {
             Some(silence) if answer.found.is_empty() => Err(silence),

@@ -127,9 +127,12 @@ impl Shared {
     /// If its TLS settings cannot be used.
     pub fn check(settings: &model::Upstream) -> Result<(), TlsSettingsError> {
         let tls = Tls::of(settings)?;
-        let secured = settings.endpoints.iter().filter(|one| one.scheme == model::Scheme::Https);
-        for endpoint in secured.filter(|_| tls.is_some()) {
-            tls::server_name(settings, endpoint)?;
+        let listed = settings.endpoints.iter().map(|endpoint| (endpoint.scheme, &endpoint.name));
+        let found = settings.dns.iter().map(|dns| (dns.scheme, &dns.identity));
+        for (scheme, name) in listed.chain(found) {
+            if tls.is_some() && scheme == model::Scheme::Https {
+                tls::server_name(settings, name)?;
+            }
         }
         Ok(())
     }
@@ -211,7 +214,7 @@ impl Shared {
     ) -> Result<Member, TlsSettingsError> {
         let session = match (&self.tls, endpoint.scheme) {
             (Some(tls), model::Scheme::Https) => {
-                Some((tls.clone(), tls::server_name(&self.settings, &endpoint)?))
+                Some((tls.clone(), tls::server_name(&self.settings, &endpoint.name)?))
             }
             _ => None,
         };

@@ -7,7 +7,7 @@ use rustls::client::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::{RootCertStore, crypto};
 
-use crate::config::model::{Endpoint, Scheme, Upstream, UpstreamProtocol};
+use crate::config::model::{Scheme, Upstream, UpstreamProtocol};
 
 /// HTTP/1.1 as ALPN names it.
 const HTTP_1: &[u8] = b"http/1.1";
@@ -119,14 +119,15 @@ impl Tls {
     }
 }
 
-/// The name that an endpoint's certificate must have.
+/// Returns the name that an endpoint's certificate must have: the one that is set for it, or `name`,
+/// by which the endpoint is configured.
 ///
 /// # Errors
 /// If it is neither a DNS name nor an address.
 pub fn server_name(
     upstream: &Upstream,
-    endpoint: &Endpoint,
+    name: &str,
 ) -> Result<ServerName<'static>, TlsSettingsError> {
-    let name = upstream.tls.server_name.as_deref().unwrap_or(&endpoint.name);
+    let name = upstream.tls.server_name.as_deref().unwrap_or(name);
     ServerName::try_from(name.to_owned()).map_err(|_| TlsSettingsError::ServerName(name.to_owned()))
 }

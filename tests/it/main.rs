@@ -15,6 +15,7 @@ mod admin;
 mod again;
 mod answers;
 mod circuit;
+mod dns;
 mod drain;
 mod extended_connect;
 mod faults;

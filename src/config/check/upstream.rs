@@ -133,11 +133,13 @@ fn dns(section: &Scope<'_>) -> Option<Dns> {
     if least > most {
         wrong(section, "dns", &name, "min_ttl must not be longer than max_ttl");
     }
+    let records = if records == 0 { Records::Addresses } else { Records::Services };
     Some(Dns {
+        identity: Dns::identity_of(&endpoint.host, records).into(),
         name: endpoint.host,
         scheme: endpoint.scheme,
         port: endpoint.port,
-        records: if records == 0 { Records::Addresses } else { Records::Services },
+        records,
         servers,
         least,
         most: most.max(least),
@@ -195,10 +197,12 @@ pub(in crate::config) fn parse_endpoint(text: &str) -> Result<Endpoint, String> 
         return Err(FORM.to_owned());
     }
     let prefix = if scheme == Scheme::Https { "https" } else { "http" };
+    // The root's dot belongs to a question for a name, not to the name in a certificate (RFC 6066 §3).
+    let name = host.strip_suffix('.').filter(|name| !name.is_empty()).unwrap_or(host);
     Ok(Endpoint {
         label: format!("{prefix}://{host}:{port}").into(),
         scheme,
-        name: bare.unwrap_or(host).into(),
+        name: bare.unwrap_or(name).into(),
         host: bare.unwrap_or(host).into(),
         port,
         weight: 1,
@@ -401,7 +405,7 @@ fn tls(upstream: &Scope<'_>, base: Base<'_>) -> UpstreamTls {
         certificate.finish();
         identity
     });
-    let meaning = "The name to ask for and to verify; the endpoint's host if not set.";
+    let meaning = "The name to ask for and to verify; if not set, the endpoint's host, or the name in dns (without the _service._proto of SRV).";
     let server_name = section.text("server_name", "DNS name", None, meaning);
     let server_name = server_name.and_then(|found| server_name_of(&section, &found));
     section.finish();
@@ -455,7 +459,10 @@ mod tests {
         ] {
             let endpoint = parse_endpoint(text).unwrap();
             assert_eq!((&*endpoint.label, &*endpoint.host), (label, host), "{text}");
+            assert_eq!(&*endpoint.name, host, "{text}");
         }
+        let absolute = parse_endpoint("https://app.internal.").unwrap();
+        assert_eq!((&*absolute.host, &*absolute.name), ("app.internal.", "app.internal"));
     }
 
     #[test]

@@ -94,8 +94,8 @@ pub struct Endpoint {
     pub host: Arc<str>,
     /// The TCP port.
     pub port: u16,
-    /// Whom to ask for there, in a certificate and in a health check: the host, or the name that it
-    /// was found by.
+    /// The name in its certificate and in the Host of a health check: always one that is configured,
+    /// never one that DNS has answered with (RFC 9525 §6.1).
     pub name: Arc<str>,
     /// Its share of the requests beside those of the others. Default 1.
     pub weight: u32,
@@ -120,6 +120,9 @@ impl Endpoint {
 pub struct Dns {
     /// The name to ask for.
     pub name: Arc<str>,
+    /// The [`Endpoint::name`] of every endpoint that is found: the name to ask for, without the
+    /// `_service._proto` labels of SRV.
+    pub identity: Arc<str>,
     /// How the endpoints are spoken to.
     pub scheme: Scheme,
     /// Their port; SRV records have ports of their own.
@@ -135,6 +138,24 @@ pub struct Dns {
 }
 
 impl Dns {
+    /// Returns the name that endpoints found by this question are known as: what is left of an SRV
+    /// name without its service labels is the source domain (RFC 9525 §6.1.2, RFC 2782).
+    #[must_use]
+    pub fn identity_of(name: &str, records: Records) -> &str {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if records == Records::Addresses {
+            return name;
+        }
+        let mut rest = name;
+        for _ in 0..2 {
+            match rest.strip_prefix('_').and_then(|service| service.split_once('.')) {
+                Some((_, domain)) if !domain.is_empty() => rest = domain,
+                _ => break,
+            }
+        }
+        rest
+    }
+
     /// The default of [`Dns::least`].
     pub const LEAST: Duration = Duration::from_secs(1);
     /// The default of [`Dns::most`].
@@ -308,6 +329,28 @@ pub struct UpstreamTls {
     pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,
     /// The certificate that seawall presents.
     pub identity: Option<Arc<Identity>>,
-    /// The name to ask for and to verify; `None` is the endpoint's host.
+    /// The name to ask for and to verify; `None` is [`Endpoint::name`].
     pub server_name: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_the_configured_name_without_service_labels() {
+        for (name, addresses, services) in [
+            ("app.test", "app.test", "app.test"),
+            ("app.test.", "app.test", "app.test"),
+            ("_https._tcp.app.test", "_https._tcp.app.test", "app.test"),
+            ("_https._tcp.app.test.", "_https._tcp.app.test", "app.test"),
+            ("_a._b._c.test", "_a._b._c.test", "_c.test"),
+            ("app.service.consul", "app.service.consul", "app.service.consul"),
+            ("_https", "_https", "_https"),
+            ("_https.", "_https", "_https"),
+        ] {
+            assert_eq!(Dns::identity_of(name, Records::Addresses), addresses, "{name}");
+            assert_eq!(Dns::identity_of(name, Records::Services), services, "{name}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ fn shared(dns: &str) -> (Arc<Metrics>, Arc<Shared>) {
 }
 
 fn found(last: u8, weight: u32) -> Found {
-    Found { address: [10, 0, 0, last].into(), port: 80, weight, name: "app.test".into() }
+    Found { address: [10, 0, 0, last].into(), port: 80, weight }
 }
 
 fn answer(last: &[u8], ttl: u64) -> Result<Answer, Silence> {

@@ -1,6 +1,7 @@
 //! What every test stands on.
 
 pub mod client;
+pub mod dns;
 pub mod http2;
 pub mod log;
 pub mod script;
