@@ -6,8 +6,10 @@
 //! have both.
 
 mod network;
+pub mod resolve;
 
 pub use network::Network;
+
 #[cfg(not(any(test, fuzzing)))]
 pub use tokio::net::{TcpListener, TcpStream};
 

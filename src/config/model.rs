@@ -23,8 +23,8 @@ pub use route::{Hold, HostPattern, MediaPattern, PathPattern, Route};
 pub use survive::{Balance, Circuit, Concurrency, Ejection, HashKey, Health, Probe};
 pub use telemetry::{Journal, Log, LogFormat, Tracing};
 pub use upstream::{
-    Dns, Endpoint, ProxyVersion, Records, Retry, Scheme, Timeouts, Upstream, UpstreamLimits,
-    UpstreamProtocol, UpstreamTls,
+    Dns, Endpoint, NameResolver, ProxyVersion, Records, Retry, Scheme, Timeouts, Upstream,
+    UpstreamLimits, UpstreamProtocol, UpstreamTls,
 };
 
 /// A complete, valid configuration.

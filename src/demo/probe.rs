@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::frame::{self, Frame};
 use super::view::{End, PATIENCE, Session, View, judge, leaks};
+use crate::net::resolve::{Resolver, Silence};
 
 const READ_MAX: usize = 4 * 1024 * 1024;
 const KEY: &str = "c2Vhd2FsbCBkZW1vIGtleQ==";
@@ -77,11 +78,14 @@ pub async fn websocket(address: SocketAddr, path: &str) -> View {
 
 /// Resolves a name and, should it exist, leaves it at that.
 pub async fn name(name: &str) -> View {
-    match within(Instant::now() + PATIENCE, tokio::net::lookup_host((name, 80))).await {
-        Ok(_) => View::Unreachable("the name exists"),
-        Err(End::Silent) => View::NoAnswer(End::Silent),
-        Err(End::Closed | End::Reset) => View::Unreachable("name not found"),
+    let told = Resolver::of(&[]).addresses(name, PATIENCE).await;
+    if told.iter().flatten().any(|(found, _)| !found.is_empty()) {
+        return View::Unreachable("the name exists");
     }
+    if told.iter().all(|told| told.as_ref().is_err_and(Silence::is_late)) {
+        return View::NoAnswer(End::Silent);
+    }
+    View::Unreachable("name not found")
 }
 
 /// Attempts a TLS handshake.

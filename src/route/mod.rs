@@ -113,8 +113,8 @@ fn path_matches(pattern: &PathPattern, path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::model::{
-        Balance, Ejection, Hold, Retry, Timeouts, Upstream, UpstreamLimits, UpstreamProtocol,
-        UpstreamTls,
+        Balance, Ejection, Hold, NameResolver, Retry, Timeouts, Upstream, UpstreamLimits,
+        UpstreamProtocol, UpstreamTls,
     };
     use crate::failure::policy::Policy;
 
@@ -123,6 +123,7 @@ mod tests {
             name: "app".into(),
             endpoints: Vec::new(),
             dns: None,
+            resolver: NameResolver::default(),
             protocol: UpstreamProtocol::default(),
             timeouts: Timeouts::default(),
             limits: UpstreamLimits::default(),

@@ -7,24 +7,27 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::deadline::Deadline;
 use super::proxy_protocol::{self, Told};
 use super::records::Records;
 use super::stream::Stream;
 use super::tls::{Purpose, Tls};
-use crate::config::model::{Endpoint, Timeouts, Upstream};
+use crate::config::model::{Endpoint, Upstream};
 use crate::failure::classify::{self, Facts};
-use crate::failure::{Failure, Phase};
+use crate::failure::{Failure, Kind, Phase};
 use crate::net::TcpStream;
+use crate::net::resolve::name::{Name, Unresolved};
+use crate::net::resolve::{self, Resolver};
 
 /// How to reach an endpoint.
 #[derive(Debug)]
@@ -33,15 +36,36 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// TLS settings and the name to verify, for `https` endpoints.
     pub tls: Option<(Tls, ServerName<'static>)>,
-    address: Option<IpAddr>,
+    host: Host,
+}
+
+/// Where an endpoint is.
+#[derive(Debug)]
+enum Host {
+    Address(IpAddr),
+    Name(Arc<Name>),
 }
 
 impl Target {
-    /// A target for this endpoint.
+    /// A target for this endpoint. `lookups` count the questions for its name, answered and failed.
     #[must_use]
-    pub fn new(endpoint: Endpoint, tls: Option<(Tls, ServerName<'static>)>) -> Self {
-        let address = endpoint.host.parse().ok();
-        Target { endpoint, tls, address }
+    pub fn new(
+        endpoint: Endpoint,
+        tls: Option<(Tls, ServerName<'static>)>,
+        settings: &Upstream,
+        lookups: &[IntCounter; 2],
+    ) -> Self {
+        let host = &*endpoint.host;
+        let address = host.parse().ok().or_else(|| resolve::ipv4_of(host).map(IpAddr::from));
+        let host = match address {
+            Some(address) => Host::Address(address),
+            None => {
+                let resolver = Resolver::of(&settings.resolver.servers);
+                let (limit, bounds) = (settings.timeouts.resolve, settings.resolver.bounds);
+                Host::Name(Name::new(host, resolver, limit, bounds, Some(lookups.clone())))
+            }
+        };
+        Target { endpoint, tls, host }
     }
 
     /// Opens a connection, for the client that `told` names, or for ourselves.
@@ -54,10 +78,10 @@ impl Target {
         purpose: Purpose,
         told: Option<&Told>,
     ) -> Result<Stream, Failure> {
-        let timeouts = &settings.timeouts;
-        let addresses = self.resolve(timeouts).await?;
-        let deadline = Instant::now() + timeouts.connect;
-        let mut tcp = within(deadline, Phase::Connect, connect_any(&addresses)).await?;
+        let addresses = self.resolve().await?;
+        let deadline = Instant::now() + settings.timeouts.connect;
+        let connected = within(deadline, Phase::Connect, connect_any(&addresses)).await;
+        let mut tcp = connected.inspect_err(|_| self.doubt())?;
         // Small writes are whole messages here; Nagle would only delay them.
         tcp.set_nodelay(true)
             .map_err(|error| classify::failure(&Facts::in_phase(Phase::Connect), error))?;
@@ -68,28 +92,35 @@ impl Target {
         let Some((tls, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
         let handshake = tls.connector(purpose).connect(name.clone(), Records::new(tcp));
         // Boxed: a connection without TLS shall not carry the room for a handshake.
-        let session = Box::pin(within(deadline, Phase::Tls, handshake)).await?;
+        let session = Box::pin(within(deadline, Phase::Tls, handshake)).await;
+        // The address may be another one's by now, who has no such certificate.
+        let session = session.inspect_err(|_| self.doubt())?;
         Ok(Stream::Tls(Box::new(session)))
     }
 
-    async fn resolve(&self, timeouts: &Timeouts) -> Result<Vec<SocketAddr>, Failure> {
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         let port = self.endpoint.port;
-        if let Some(address) = self.address {
-            return Ok(vec![SocketAddr::new(address, port)]);
-        }
-        let lookup = timeout(timeouts.resolve, lookup_host((&*self.endpoint.host, port))).await;
-        let facts = Facts::in_phase(Phase::Resolve);
-        match lookup {
-            Err(_) => Err(Failure::timeout(Phase::Resolve)),
-            Ok(Err(error)) => Err(classify::failure(&facts, error)),
-            Ok(Ok(addresses)) => {
-                let addresses: Vec<_> = addresses.collect();
-                if addresses.is_empty() {
-                    let empty = io::Error::other("the name has no addresses");
-                    return Err(classify::failure(&facts, empty));
-                }
-                Ok(addresses)
+        let name = match &self.host {
+            Host::Address(address) => return Ok(vec![SocketAddr::new(*address, port)]),
+            Host::Name(name) => name,
+        };
+        // Boxed: it is rare, and every connection would carry the room for it.
+        match Box::pin(name.addresses()).await {
+            Ok(addresses) => {
+                Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
             }
+            Err(Unresolved { silence, repeated }) => {
+                let kind = if silence.is_late() { Kind::DnsTimeout } else { Kind::DnsError };
+                let failure = Failure::new(kind, Phase::Resolve).with_source(silence);
+                Err(if repeated { failure.repeated() } else { failure })
+            }
+        }
+    }
+
+    /// Takes note that the addresses of its name do not lead there, or not any more.
+    fn doubt(&self) {
+        if let Host::Name(name) = &self.host {
+            name.doubt();
         }
     }
 }
@@ -98,7 +129,8 @@ impl Target {
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Tries the addresses, the families by turns, each a moment after the one before or as soon as that
-/// has failed; the first connection wins (RFC 8305, "Happy Eyeballs"). The last error counts.
+/// has failed; the first connection wins (RFC 8305, "Happy Eyeballs"). The error that says most counts,
+/// of those the last.
 async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     if let [only] = addresses {
         return TcpStream::connect(only).await;
@@ -120,10 +152,21 @@ async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         match joined {
             // Dropping the set ends the others.
             Some(Ok(Ok(tcp))) => return Ok(tcp),
-            Some(Ok(Err(error))) => last = error,
+            Some(Ok(Err(error))) if weight(&error) >= weight(&last) => last = error,
+            Some(Ok(Err(_))) => {}
             Some(Err(error)) => last = io::Error::other(error),
             None => {}
         }
+    }
+}
+
+/// How much an error says of the endpoint: an address that this machine has no way to, as one of IPv6
+/// where there is none, says less than one that refuses.
+fn weight(error: &io::Error) -> u8 {
+    match classify::classify(&Facts::in_phase(Phase::Connect), error) {
+        Kind::ProxyInternalError => 0,
+        Kind::DestinationIpUnroutable => 1,
+        _ => 2,
     }
 }
 

@@ -14,29 +14,23 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{RData, Record, RecordType};
-use hickory_resolver::{ResolverBuilder, TokioResolver};
+use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::task::JoinSet;
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Shared, ejection};
 use crate::config::model::{Dns, Endpoint, Records, Scheme};
 use crate::failure::Kind;
+use crate::net::resolve::{FAMILIES, Resolver, Silence, Told, ttl_of};
 
 /// The most endpoints that an answer may bring.
 const MOST: usize = 512;
+/// The longest pause between questions before the first answer.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
 /// How many targets of SRV are asked for at a time.
 const AT_A_TIME: usize = 16;
 /// The most weight of an endpoint, as in a list of endpoints.
@@ -58,48 +52,16 @@ struct Found {
     weight: u32,
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-enum Silence {
-    Timeout,
-    Error(NetError),
-    /// An answer without a record that could be used.
-    Empty,
-}
-
-impl Silence {
-    fn kind(&self) -> Kind {
-        match self {
-            Silence::Timeout | Silence::Error(NetError::Timeout) => Kind::DnsTimeout,
-            Silence::Error(_) | Silence::Empty => Kind::DnsError,
-        }
-    }
-}
-
-impl std::fmt::Display for Silence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Silence::Timeout => f.write_str("no answer in time"),
-            Silence::Error(error) => error.fmt(f),
-            Silence::Empty => f.write_str("there is no such name, or no address"),
-        }
-    }
+fn kind_of(silence: &Silence) -> Kind {
+    if silence.is_late() { Kind::DnsTimeout } else { Kind::DnsError }
 }
 
 /// Keeps the endpoints of this upstream as DNS says, for ever.
 pub async fn follow(shared: Arc<Shared>) {
     let Some(dns) = shared.settings.dns.clone() else { return };
     let limit = shared.settings.timeouts.resolve;
-    let resolvers = match resolvers(&dns, limit) {
-        Ok(resolvers) => resolvers,
-        Err(error) => {
-            let upstream = &*shared.settings.name;
-            tracing::error!(upstream, %error, "the system's resolvers cannot be used; set dns.servers");
-            shared.unresolved(Kind::DnsError);
-            return;
-        }
-    };
-    let mut asker = Asker { dns: dns.clone(), resolvers, limit, known: Known::default() };
+    let resolver = Resolver::of(&dns.servers);
+    let mut asker = Asker { dns: dns.clone(), resolver, limit, known: Known::default() };
     follow_with(&shared, &dns, async || asker.ask().await).await;
 }
 
@@ -111,13 +73,15 @@ async fn follow_with(
     let limit = shared.settings.timeouts.resolve;
     let upstream = &*shared.settings.name;
     let mut pause = dns.least;
+    // Without an answer ever, every request fails: asked more often.
+    let mut longest = dns.most.min(UNKNOWN_PAUSE.max(dns.least));
     loop {
         let asked = timeout(limit, ask()).await.unwrap_or(Err(Silence::Timeout));
         let whole = matches!(&asked, Ok(Answer { trouble: None, .. }));
         shared.metrics.looked_up(whole);
         let wait = match asked {
             Ok(Answer { found, ttl, trouble }) => {
-                pause = dns.least;
+                (pause, longest) = (dns.least, dns.most);
                 if let Some(silence) = trouble {
                     tracing::warn!(upstream, name = &*dns.name, %silence, "DNS answers in part; the last good answer is kept for the rest");
                 }
@@ -143,9 +107,9 @@ async fn follow_with(
             }
             Err(silence) => {
                 tracing::warn!(upstream, name = &*dns.name, %silence, "DNS does not answer; the last good answer is kept");
-                shared.unresolved(silence.kind());
+                shared.unresolved(kind_of(&silence));
                 let wait = pause;
-                pause = (pause * 2).min(dns.most);
+                pause = (pause * 2).min(longest);
                 wait
             }
         };
@@ -178,41 +142,11 @@ fn endpoints(dns: &Dns, mut found: Vec<Found>) -> Vec<Endpoint> {
     found.into_iter().map(endpoint).collect()
 }
 
-/// Whom to ask: the configured servers, one after the other, or the system's resolvers as one.
-fn resolvers(dns: &Dns, limit: Duration) -> Result<Vec<TokioResolver>, NetError> {
-    let count = u32::try_from(dns.servers.len().max(1)).unwrap_or(u32::MAX);
-    // All attempts of all servers fit into the time of one question.
-    let attempts = if count == 1 { 2 } else { 1 };
-    let each = limit * 2 / 3 / count / attempts;
-    let build = |mut builder: ResolverBuilder<TokioRuntimeProvider>| {
-        let options = builder.options_mut();
-        // The TTL decides when to ask again, and then the question shall leave.
-        options.cache_size = 0;
-        // These are further ones.
-        options.attempts = attempts as usize - 1;
-        options.timeout = each;
-        builder.build()
-    };
-    if dns.servers.is_empty() {
-        return Ok(vec![build(TokioResolver::builder_tokio()?)?]);
-    }
-    let resolver = |server: &SocketAddr| {
-        let ways = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut way| {
-            way.port = server.port();
-            way
-        });
-        let server = NameServerConfig::new(server.ip(), true, ways.into());
-        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-        build(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
-    };
-    dns.servers.iter().map(resolver).collect()
-}
-
 /// Asks for the endpoints of an upstream, and remembers what it was told.
 #[derive(Debug)]
 struct Asker {
     dns: Dns,
-    resolvers: Vec<TokioResolver>,
+    resolver: Resolver,
     limit: Duration,
     known: Known,
 }
@@ -221,17 +155,12 @@ struct Asker {
 #[derive(Debug, Default)]
 struct Known(HashMap<(String, RecordType), Vec<IpAddr>>);
 
-/// What one question brought: addresses, which may be none, and for how long they hold.
-type Told = Result<(Vec<IpAddr>, Duration), Silence>;
-
-const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
-
 impl Asker {
     async fn ask(&mut self) -> Result<Answer, Silence> {
         let answer = match self.dns.records {
             Records::Addresses => {
                 let name = self.dns.name.to_string();
-                let told = families(&self.resolvers, &name, self.limit).await;
+                let told = self.resolver.addresses(&name, self.limit).await;
                 let (addresses, ttl, trouble) = self.known.merge(&name, told)?;
                 let found = addresses.into_iter().map(|address| Found {
                     address,
@@ -248,15 +177,14 @@ impl Asker {
     /// RFC 2782: of the targets with the lowest priority number, each by its weight.
     async fn services(&mut self) -> Result<Answer, Silence> {
         let limit = self.limit / 2;
-        let question = question(&self.resolvers, &self.dns.name, RecordType::SRV);
-        let records = timeout(limit, question).await.unwrap_or(Err(Silence::Timeout))?;
+        let records = self.resolver.services(&self.dns.name, limit).await?;
         let ttl = ttl_of(&records);
         let mut by_priority: BTreeMap<u16, Vec<(String, u16, u16)>> = BTreeMap::new();
         for record in &records {
             let RData::SRV(service) = &record.data else { continue };
             // A target of "." says that the service is not there.
             if !service.target.is_root() {
-                let target = (service.target.to_utf8(), service.port, service.weight);
+                let target = (service.target.to_ascii(), service.port, service.weight);
                 by_priority.entry(service.priority).or_default().push(target);
             }
         }
@@ -307,10 +235,10 @@ impl Asker {
         let mut told = HashMap::new();
         loop {
             for name in waiting.by_ref().take(AT_A_TIME - running.len()) {
-                let resolvers = self.resolvers.clone();
+                let resolver = self.resolver.clone();
                 running.spawn(async move {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    let families = families(&resolvers, &name, left).await;
+                    let families = resolver.addresses(&name, left).await;
                     (name, families)
                 });
             }
@@ -367,92 +295,6 @@ impl Known {
     fn forget_others(&mut self, names: &HashMap<String, [Told; 2]>) {
         self.0.retain(|(name, _), _| names.contains_key(name));
     }
-}
-
-/// Asks for the addresses of both families at once. When one has brought some, the other one has a
-/// moment left: a resolver that knows nothing of it shall not keep anybody waiting (RFC 8305 §3).
-async fn families(resolvers: &[TokioResolver], name: &str, limit: Duration) -> [Told; 2] {
-    let ask = async |family| {
-        let records = question(resolvers, name, family).await?;
-        let ttl = ttl_of(&records);
-        let addresses = records.iter().filter_map(|record| match &record.data {
-            RData::A(address) => Some(IpAddr::from(address.0)),
-            RData::AAAA(address) => Some(IpAddr::from(address.0)),
-            _ => None,
-        });
-        Ok((addresses.collect(), ttl))
-    };
-    let (four, six) = (pin!(ask(RecordType::A)), pin!(ask(RecordType::AAAA)));
-    let soon = limit / 4;
-    let has_some = |told: &Told| told.as_ref().is_ok_and(|(addresses, _)| !addresses.is_empty());
-    let late = |told: Result<Told, Elapsed>| told.unwrap_or(Err(Silence::Timeout));
-    let first = timeout(limit * 3 / 4, select(four, six)).await;
-    match first {
-        Err(_) => [Err(Silence::Timeout), Err(Silence::Timeout)],
-        Ok(Either::Left((four, six))) => {
-            let left = if has_some(&four) { soon } else { limit / 2 };
-            [four, late(timeout(left, six).await)]
-        }
-        Ok(Either::Right((six, four))) => {
-            let left = if has_some(&six) { soon } else { limit / 2 };
-            [late(timeout(left, four).await), six]
-        }
-    }
-}
-
-/// Which of two futures was first, with the other one.
-enum Either<A, B> {
-    Left(A),
-    Right(B),
-}
-
-async fn select<'f, T, A, B>(
-    mut one: Pin<&'f mut A>,
-    mut other: Pin<&'f mut B>,
-) -> Either<(T, Pin<&'f mut B>), (T, Pin<&'f mut A>)>
-where
-    A: Future<Output = T>,
-    B: Future<Output = T>,
-{
-    let first = poll_fn(|cx| {
-        if let Poll::Ready(output) = one.as_mut().poll(cx) {
-            return Poll::Ready(Either::Left(output));
-        }
-        other.as_mut().poll(cx).map(Either::Right)
-    });
-    match first.await {
-        Either::Left(output) => Either::Left((output, other)),
-        Either::Right(output) => Either::Right((output, one)),
-    }
-}
-
-/// Asks one resolver after the other, until one of them knows. That there are no such records is
-/// knowledge.
-async fn question(
-    resolvers: &[TokioResolver],
-    name: &str,
-    records: RecordType,
-) -> Result<Vec<Record>, Silence> {
-    let mut last = Silence::Empty;
-    for resolver in resolvers {
-        match resolver.lookup(name, records).await {
-            Ok(answer) => return Ok(answer.answers().to_vec()),
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
-                ResponseCode::NoError => return Ok(Vec::new()),
-                // No such name.
-                ResponseCode::NXDomain => return Err(Silence::Empty),
-                _ => last = Silence::Error(DnsError::NoRecordsFound(none).into()),
-            },
-            Err(error) => last = Silence::Error(error),
-        }
-    }
-    Err(last)
-}
-
-/// How long these records hold, those of the names between included.
-fn ttl_of(records: &[Record]) -> Duration {
-    let least = records.iter().map(|record| record.ttl).min();
-    Duration::from_secs(u64::from(least.unwrap_or_default()))
 }
 
 /// A weight of SRV, up to 65,535, as one of ours; 0 is a very small chance there, and so here.

@@ -28,7 +28,7 @@ use super::set::Member;
 use super::stream::Stream;
 use super::tls::{self, Purpose};
 use super::upload::ContentLimit;
-use super::{Shared, Watching};
+use super::{Shared, Watching, always};
 use super::{ejection, http1, http2};
 use crate::config::model::{Health, Probe, UpstreamProtocol};
 use crate::failure::{Failure, Kind, Phase};
@@ -51,8 +51,9 @@ pub async fn watch_all(shared: Arc<Shared>) {
         watched.retain(|(known, _)| is_there(known));
         for member in &set.members {
             if !watched.iter().any(|(known, _)| Arc::ptr_eq(known, member)) {
-                let watch = watch(Arc::clone(&shared), Arc::clone(member));
-                let task = Watching(vec![tokio::task::spawn_local(watch)]);
+                let (shared, checked) = (Arc::clone(&shared), Arc::clone(member));
+                let watch = move || watch(Arc::clone(&shared), Arc::clone(&checked));
+                let task = Watching(vec![always("a health check", watch)]);
                 watched.push((Arc::clone(member), task));
             }
         }

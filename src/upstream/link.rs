@@ -223,6 +223,10 @@ impl Upstream {
         }
         let Member { target, metrics, .. } = &*endpoint.member;
         let result = target.connect(&self.shared.settings, purpose, told).await;
+        if result.as_ref().is_err_and(Failure::is_repeated) {
+            // Another request has met this already.
+            return result;
+        }
         metrics.connected(result.is_ok());
         let refused = matches!(&result, Err(failure) if failure.kind() == Kind::ConnectionRefused);
         endpoint.refused.set(refused.then(Instant::now));

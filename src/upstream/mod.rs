@@ -40,6 +40,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use adaptive::Slot;
 use admission::{Place, Refused};
@@ -52,7 +53,8 @@ use pool::Reusable;
 use room::{Full, Room, Wish};
 pub use shared::Shared;
 use shared::{FAILED, FOUND, UNKNOWN};
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 pub use view::{Choice, InFlight};
 use view::{Endpoint, View};
 
@@ -84,21 +86,43 @@ pub enum Outcome<'f> {
 /// Checks the health of every endpoint and follows DNS, on this worker, until the guard is dropped.
 #[must_use]
 pub fn watch(upstreams: &[Arc<Shared>]) -> Watching {
-    let checked = upstreams.iter().filter(|shared| shared.settings.health.is_some());
+    let checked = upstreams.iter().filter(|shared| shared.settings.health.is_some()).cloned();
     let checks =
-        checked.map(|shared| tokio::task::spawn_local(health::watch_all(Arc::clone(shared))));
-    let found = upstreams.iter().filter(|shared| shared.settings.dns.is_some());
-    let finds = found.map(|shared| tokio::task::spawn_local(dns::follow(Arc::clone(shared))));
+        checked.map(|shared| always("health checks", move || health::watch_all(shared.clone())));
+    let found = upstreams.iter().filter(|shared| shared.settings.dns.is_some()).cloned();
+    let finds = found.map(|shared| always("DNS", move || dns::follow(shared.clone())));
     Watching(checks.chain(finds).collect())
+}
+
+/// The shortest pause before a task that has ended is begun anew, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Runs a task that has no end; should it end all the same, by a panic, it is begun anew.
+fn always<F: Future<Output = ()> + 'static>(
+    what: &'static str,
+    task: impl Fn() -> F + 'static,
+) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        let mut pause = PAUSES.0;
+        loop {
+            let mut running = Watching(vec![tokio::task::spawn_local(task())]);
+            for handle in &mut running.0 {
+                let ended = handle.await;
+                tracing::error!(what, ?ended, "a task has ended that has no end; it begins anew");
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    })
 }
 
 /// Tasks of a worker that end when this is dropped.
 #[derive(Debug, Default)]
-pub struct Watching(Vec<tokio::task::JoinHandle<()>>);
+pub struct Watching(Vec<JoinHandle<()>>);
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -385,5 +409,42 @@ impl Upstream {
     /// Closes all idle connections.
     pub fn clear(&self) {
         self.view().endpoints.iter().for_each(|endpoint| endpoint.clear());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn tasks_that_panic_begin_anew_and_end_with_their_guard() {
+        let local = tokio::task::LocalSet::new();
+        let begun = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&begun);
+        let task = move || {
+            let begun = Rc::clone(&counted);
+            async move {
+                begun.set(begun.get() + 1);
+                assert!(begun.get() > 3, "a panic");
+                std::future::pending().await
+            }
+        };
+        let start = Instant::now();
+        local
+            .run_until(async {
+                let watching = Watching(vec![always("test", task)]);
+                while begun.get() < 4 {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                assert_eq!(start.elapsed().as_secs(), 1 + 2 + 4);
+                sleep(Duration::from_secs(600)).await;
+                assert_eq!(begun.get(), 4);
+                drop(watching);
+                sleep(Duration::from_secs(1)).await;
+                assert_eq!(Rc::strong_count(&begun), 1, "its task is gone");
+            })
+            .await;
     }
 }

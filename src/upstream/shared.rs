@@ -230,7 +230,7 @@ impl Shared {
             tenure.stay();
             Arc::new(Standing::new(&self.settings, tenure))
         });
-        let target = Target::new(endpoint, session);
+        let target = Target::new(endpoint, session, &self.settings, self.metrics.dns_lookups());
         Ok(Member::new(target, standing, metrics, used.unwrap_or_default()))
     }
 

@@ -6,6 +6,7 @@
 mod entrance;
 mod failures;
 mod listener;
+mod network;
 mod rehearsal;
 mod reload;
 mod rendering;

@@ -1,6 +1,5 @@
 //! Upstreams: endpoints, waits, limits, TLS.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::super::diagnostic::Problem;
@@ -10,7 +9,7 @@ use super::super::model::{
 };
 use super::super::raw::Span;
 use super::super::scope::{Found, Scope};
-use super::{Base, entrance, listener, plain_name, survive, to_usize, wrong};
+use super::{Base, entrance, listener, network, plain_name, survive, to_usize, wrong};
 
 /// The largest window of HTTP/2 (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = 0x7fff_ffff;
@@ -36,6 +35,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             name: label.unwrap_or_else(|| name.text.into()),
             endpoints: endpoints(&section),
             dns: dns(&section),
+            resolver: network::name_resolver(&section),
             protocol,
             timeouts: timeouts(&section),
             limits: limits(&section),
@@ -104,8 +104,7 @@ fn dns(section: &Scope<'_>) -> Option<Dns> {
             let meaning = "Its A and AAAA records, or its SRV records, which have ports and weights of their own.";
             let records = dns.word("records", &["addresses", "srv"], 0, meaning);
             let meaning = "Resolvers to ask, ADDRESS[:PORT]; the system's if not set.";
-            let servers = dns.texts("servers", "address", false, meaning);
-            let servers = servers.iter().filter_map(|server| resolver(&dns, server)).collect();
+            let servers = network::servers(&dns, meaning);
             let meaning = "How long an answer is used at least.";
             let least = dns.wait("min_ttl", Dns::LEAST, meaning);
             let meaning = "How long an answer is used at most.";
@@ -144,15 +143,6 @@ fn dns(section: &Scope<'_>) -> Option<Dns> {
         least,
         most: most.max(least),
     })
-}
-
-fn resolver(scope: &Scope<'_>, found: &Found<String>) -> Option<SocketAddr> {
-    let text = &*found.value;
-    let parsed = text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
-    if parsed.is_none() {
-        wrong(scope, "servers", found, "write an address such as 10.0.0.53, or 10.0.0.53:5353");
-    }
-    parsed
 }
 
 /// Reads `http://host:port`, `https://host`, `host:port`.

@@ -8,6 +8,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::Identity;
 use super::survive::{Balance, Circuit, Concurrency, Ejection, Health};
+use crate::net::resolve::name::Bounds;
 
 /// A named group of endpoints that serve the same thing.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Where else endpoints are found.
     pub dns: Option<Dns>,
+    /// How names in `endpoints` are resolved.
+    pub resolver: NameResolver,
     /// What is spoken to them.
     pub protocol: UpstreamProtocol,
     /// How long each wait may take.
@@ -160,6 +163,15 @@ impl Dns {
     pub const LEAST: Duration = Duration::from_secs(1);
     /// The default of [`Dns::most`].
     pub const MOST: Duration = Duration::from_secs(60);
+}
+
+/// How names in `endpoints` are resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameResolver {
+    /// The servers to ask; if empty, the system's, with its `hosts` and its search list.
+    pub servers: Vec<SocketAddr>,
+    /// How long answers are used. Default 1 s to 10 s, and 1 h while there is no other one.
+    pub bounds: Bounds,
 }
 
 /// Which DNS records list endpoints.

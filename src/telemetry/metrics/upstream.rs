@@ -184,6 +184,12 @@ impl UpstreamMetrics {
         }
     }
 
+    /// Questions to DNS that were answered, and those that failed.
+    #[must_use]
+    pub fn dns_lookups(&self) -> &[IntCounter; 2] {
+        &self.0.dns_lookups
+    }
+
     /// DNS was asked for its endpoints.
     pub fn looked_up(&self, ok: bool) {
         let [answered, failed] = &self.0.dns_lookups;

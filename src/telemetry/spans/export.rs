@@ -8,6 +8,7 @@
 //! - A collector that is gone is said once, and said to be back.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver as EndReceiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -33,9 +34,13 @@ use super::context::Share;
 use super::otlp::{ExportTraceServiceResponse, Resource};
 use super::{Span, proto};
 use crate::config::model::Tracing;
+use crate::net::resolve::Resolver;
+use crate::net::resolve::name::{Bounds, Name};
 
 /// The first pause before a batch is sent again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The longest that resolving its name may take.
+const RESOLVE: Duration = Duration::from_secs(2);
 /// Most bytes of a collector's answer that are read.
 const MOST_ANSWER: usize = 64 * 1024;
 /// How long the end of the process waits for what is in the queue.
@@ -106,6 +111,8 @@ impl Tracer {
 struct Exporter {
     settings: Tracing,
     url: Uri,
+    /// The collector's host.
+    name: Arc<Name>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     resource: Resource,
     results: Results,
@@ -130,8 +137,12 @@ impl Exporter {
     fn new(settings: &Tracing, instance: &str, results: Results) -> io::Result<Self> {
         let url: Uri = settings.url.parse().map_err(io::Error::other)?;
         let tls = (url.scheme_str() == Some("https")).then(|| tls(settings, &url)).transpose()?;
+        // Never the system's own resolver: it takes a thread, which nothing ends.
+        let (resolver, limit) = (Resolver::of(&[]), settings.timeout.min(RESOLVE));
+        let name = Name::new(host_of(&url), resolver, limit, Bounds::default(), None);
         Ok(Exporter {
             url,
+            name,
             tls,
             resource: proto::resource(&settings.service, instance),
             settings: settings.clone(),
@@ -256,10 +267,15 @@ impl Exporter {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Box<dyn std::error::Error>> {
-        let host = self.url.host().unwrap_or_default();
         let usual = if self.tls.is_some() { 443 } else { 80 };
-        let address = (host.trim_matches(['[', ']']), self.url.port_u16().unwrap_or(usual));
-        let stream = TcpStream::connect(address).await?;
+        let port = self.url.port_u16().unwrap_or(usual);
+        let found: Vec<IpAddr> = match host_of(&self.url).parse() {
+            Ok(address) => vec![address],
+            Err(_) => self.name.addresses().await.map_err(|unresolved| unresolved.silence)?,
+        };
+        let addresses: Vec<_> =
+            found.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+        let stream = TcpStream::connect(&*addresses).await.inspect_err(|_| self.name.doubt())?;
         match &self.tls {
             Some((connector, name)) => {
                 handshake(connector.connect(name.clone(), stream).await?).await
@@ -267,6 +283,11 @@ impl Exporter {
             None => handshake(stream).await,
         }
     }
+}
+
+/// The host of a URL, an address without brackets.
+fn host_of(url: &Uri) -> &str {
+    url.host().unwrap_or_default().trim_matches(['[', ']'])
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, Box<dyn std::error::Error>>
@@ -299,7 +320,6 @@ fn tls(settings: &Tracing, url: &Uri) -> io::Result<(TlsConnector, ServerName<'s
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    let name = ServerName::try_from(host_of(url).to_owned()).map_err(io::Error::other)?;
     Ok((TlsConnector::from(Arc::new(config)), name))
 }

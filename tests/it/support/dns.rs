@@ -106,17 +106,6 @@ impl Dns {
         let asked = self.state.asked.lock().unwrap();
         asked.iter().filter(|(known, kind)| known == name && *kind == records).count()
     }
-
-    /// All names that it was asked for, in order, each once.
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        for (name, _) in &*self.state.asked.lock().unwrap() {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        names
-    }
 }
 
 impl State {

@@ -1,0 +1,50 @@
+//! Between seawall and the endpoints of an upstream: who resolves their names.
+
+use std::net::SocketAddr;
+
+use super::super::diagnostic::Problem;
+use super::super::model::NameResolver;
+use super::super::scope::{Found, Scope};
+use super::wrong;
+use crate::net::resolve::name::Bounds;
+
+pub(super) fn servers(scope: &Scope<'_>, meaning: &'static str) -> Vec<SocketAddr> {
+    let servers = scope.texts("servers", "address", false, meaning);
+    servers.iter().filter_map(|server| resolver(scope, server)).collect()
+}
+
+pub(super) fn name_resolver(upstream: &Scope<'_>) -> NameResolver {
+    let meaning = "How names in endpoints are resolved.";
+    let Some(section) = upstream.optional_section("resolver", meaning) else {
+        return NameResolver::default();
+    };
+    if upstream.has("dns") {
+        let problem = Problem::new(section.span(), "resolver is for names in endpoints");
+        upstream.problem(problem.remedy("set dns.servers, dns.min_ttl and dns.max_ttl"));
+    }
+    let d = Bounds::default();
+    let meaning = "Servers to ask, ADDRESS[:PORT]; if not set, the system's, with its hosts file and its search list.";
+    let servers = servers(&section, meaning);
+    let meaning = "How long an answer is used at least.";
+    let least = section.wait("min_ttl", d.least, meaning);
+    let meaning = "How long an answer is used at most; sooner if no address can be connected to.";
+    let most = section.wait("max_ttl", d.most, meaning);
+    let meaning =
+        "How long beyond that the last good answer is used while questions fail. 0s: not at all.";
+    let stale = section.duration("stale", d.stale, meaning);
+    if least > most {
+        let problem = Problem::new(section.span(), "min_ttl must not be longer than max_ttl");
+        section.problem(problem.remedy("set both"));
+    }
+    section.finish();
+    NameResolver { servers, bounds: Bounds { least, most: most.max(least), stale } }
+}
+
+fn resolver(scope: &Scope<'_>, found: &Found<String>) -> Option<SocketAddr> {
+    let text = &*found.value;
+    let parsed = text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
+    if parsed.is_none() {
+        wrong(scope, "servers", found, "write an address such as 10.0.0.53, or 10.0.0.53:5353");
+    }
+    parsed
+}
