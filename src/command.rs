@@ -229,9 +229,13 @@ fn serve_to_the_end(config: Config, watch: Option<Watch>) -> ExitCode {
         runtime.block_on(signals.terminated());
         std::process::exit(1);
     });
-    running.join();
-    tracing::info!("stopped");
-    ExitCode::SUCCESS
+    if running.join() {
+        tracing::info!("stopped");
+        ExitCode::SUCCESS
+    } else {
+        tracing::error!("stopped; a worker did not end in order");
+        ExitCode::FAILURE
+    }
 }
 
 fn cannot_start(error: &StartError) -> ExitCode {
@@ -277,6 +281,8 @@ enum Next {
     End,
     Reload,
     HandOver,
+    /// What is to do is done.
+    Nothing,
 }
 
 /// Reloads when it is asked to, until the process is told to end or another one has taken over.
@@ -300,9 +306,11 @@ async fn run_until_told(
             _ = signals.take_over.recv() => Next::HandOver,
             _ = signals.reload.recv() => Next::Reload,
             () = changed => Next::Reload,
+            () = running.tend() => Next::Nothing,
         };
         match (next, &mut watch) {
             (Next::End, _) => return signals,
+            (Next::Nothing, _) => {}
             (Next::HandOver, _) => {
                 let leave = tokio::select! {
                     taken_over = hand_over(running, invocation) => taken_over,

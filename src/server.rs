@@ -5,6 +5,7 @@
 //! are made here, once, and again for what a reload changes. Draining goes: stop accepting, tell
 //! every connection, wait until the last one is gone or the drain time is over, join the threads.
 
+mod crew;
 pub mod diff;
 pub mod notify;
 mod reload;
@@ -23,7 +24,6 @@ use std::thread::{self, JoinHandle};
 
 use tokio::net::TcpListener;
 use tokio::runtime::{LocalOptions, LocalRuntime};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::admin::Admin;
 use crate::config::model::{self, Config};
@@ -37,8 +37,9 @@ use crate::telemetry::request_id;
 use crate::telemetry::spans::Tracer;
 use crate::upstream::Shared;
 use crate::upstream::tls::TlsSettingsError;
-use sockets::{Inherited, Reuse, Sockets};
-use worker::{Change, Seed, Serve};
+use crew::Crew;
+use sockets::{Inherited, Kept, Reuse, Sockets};
+use worker::Serve;
 
 /// A seawall that runs.
 #[derive(Debug)]
@@ -55,16 +56,10 @@ pub struct Running {
     tracer: Option<Arc<Tracer>>,
     state: Arc<crate::admin::State>,
     drainer: Drainer,
-    workers: Vec<AtWork>,
+    drain: Drain,
+    crew: Crew,
     admin: Option<AdminThread>,
     renewing: Option<renewal::Watching>,
-}
-
-/// A worker's thread, and how it is told what to do.
-#[derive(Debug)]
-struct AtWork {
-    thread: JoinHandle<()>,
-    changes: UnboundedSender<Change>,
 }
 
 #[derive(Debug)]
@@ -86,7 +81,7 @@ struct Bound {
     /// Its connections drain when this is dropped.
     drainer: Drainer,
     /// The workers' sockets once more, for the process that takes over.
-    sockets: Vec<StdListener>,
+    sockets: Kept,
 }
 
 /// Why a seawall cannot start.
@@ -200,7 +195,8 @@ impl Server {
             tracer: tracer.clone(),
             state: Arc::clone(&state),
             drainer,
-            workers: Vec::new(),
+            drain,
+            crew: Crew::new(config.workers),
             admin: None,
             renewing: None,
         };
@@ -210,24 +206,7 @@ impl Server {
         }
         inherited.close_rest();
         for (number, listeners) in serve.into_iter().enumerate() {
-            let (changes, receiver) = unbounded_channel();
-            let seed = Seed {
-                number,
-                metrics: Arc::clone(&metrics),
-                journal: Arc::clone(&journal),
-                first: Change {
-                    config: Arc::clone(&config),
-                    upstreams: upstreams.clone(),
-                    listeners,
-                    tracer: tracer.clone(),
-                    // Nobody waits: the kernel accepts for a worker that is still on its way.
-                    done: mpsc::channel().0,
-                },
-                changes: receiver,
-                drain: drain.clone(),
-            };
-            let thread = spawn(format!("seawall-{number}"), move |runtime| seed.run(runtime))?;
-            running.workers.push(AtWork { thread, changes });
+            running.begin_worker(number, listeners)?;
         }
         state.set_ready();
         Ok(running)
@@ -282,17 +261,15 @@ impl Running {
         }
     }
 
-    /// Drains, and waits until everything has ended: the drain time at most.
-    pub fn join(mut self) {
-        self.end();
+    /// Drains, and waits until everything has ended: the drain time at most. Returns `true` if all
+    /// workers ended in order.
+    pub fn join(mut self) -> bool {
+        self.end()
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> bool {
         self.shutdown();
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has said so on stderr; the others end in order all the same.
-            let _ = worker.thread.join();
-        }
+        let in_order = self.crew.join();
         // The admin listener goes last, so that the drain can be watched.
         if let Some(admin) = self.admin.take() {
             admin.drainer.begin();
@@ -303,6 +280,7 @@ impl Running {
             tracer.finish();
         }
         self.journal.finish();
+        in_order
     }
 
     /// Looks after the certificates of the listeners that there are now.

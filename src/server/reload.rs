@@ -86,6 +86,7 @@ impl Running {
         }
         self.state.load(&config, self.upstreams.clone());
         self.config = config;
+        self.close_unattended();
         self.metrics.reloaded(true);
         Ok(diff)
     }
@@ -130,7 +131,7 @@ impl Running {
                     Ok(Planned::Changed(bound.id, Box::new(configured.clone()), tls))
                 }
                 None => {
-                    let (id, workers) = (next, self.workers.len());
+                    let (id, workers) = (next, self.crew.len());
                     next += 1;
                     let none = &mut Inherited::default();
                     let (bound, sockets) = open_listener(configured, id, workers, none, &ours)?;
@@ -143,7 +144,7 @@ impl Running {
 
     /// Makes the plan what is. What each worker is told of it.
     fn change_listeners(&mut self, planned: Vec<Planned>) -> Vec<Vec<Serve>> {
-        let mut serve: Vec<Vec<Serve>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut serve: Vec<Vec<Serve>> = (0..self.crew.len()).map(|_| Vec::new()).collect();
         let mut before = std::mem::take(&mut self.listeners);
         let mut take = |id| {
             let at = before.iter().position(|bound: &Bound| bound.id == id);
@@ -182,18 +183,17 @@ impl Running {
         serve: Vec<Vec<Serve>>,
     ) {
         let (done, all_done) = mpsc::channel();
-        for (worker, listeners) in self.workers.iter().zip(serve) {
-            // A worker that has panicked is not told, and does not answer.
-            let _ = worker.changes.send(Change {
-                config: Arc::clone(config),
-                upstreams: upstreams.to_vec(),
-                listeners,
-                tracer: self.tracer.clone(),
-                done: done.clone(),
-            });
-        }
+        let tracer = self.tracer.clone();
+        self.crew.tell(serve.into_iter().map(|listeners| Change {
+            config: Arc::clone(config),
+            upstreams: upstreams.to_vec(),
+            listeners,
+            tracer: tracer.clone(),
+            done: done.clone(),
+        }));
         drop(done);
-        for _ in &self.workers {
+        // One that has ended does not answer.
+        for _ in 0..self.crew.len() {
             match all_done.recv_timeout(PATIENCE) {
                 Ok(()) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,

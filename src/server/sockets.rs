@@ -74,8 +74,8 @@ pub(super) struct Sockets {
     pub(super) address: SocketAddr,
     /// Each worker's.
     pub(super) of_workers: Vec<Vec<StdListener>>,
-    /// All of them once more, for the process that takes over.
-    pub(super) kept: Vec<StdListener>,
+    /// All of them once more.
+    pub(super) kept: Kept,
 }
 
 impl Sockets {
@@ -112,20 +112,84 @@ impl Sockets {
             SockRef::from(socket).set_tcp_nodelay(true)?;
         }
         let kept = sockets.iter().map(StdListener::try_clone).collect::<io::Result<Vec<_>>>()?;
-        let mut of_workers: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
-        for (number, socket) in sockets.into_iter().enumerate() {
-            if let Some(worker) = of_workers.get_mut(number % workers.max(1)) {
-                worker.push(socket);
-            }
-        }
-        for (number, worker) in of_workers.iter_mut().enumerate() {
-            if worker.is_empty() && !kept.is_empty() {
-                worker
-                    .extend(kept.get(number % kept.len()).map(StdListener::try_clone).transpose()?);
-            }
-        }
+        let kept = Kept { sockets: kept.into_iter().map(Some).collect(), workers };
+        let of_workers = (0..workers).map(|number| {
+            let own = kept.of(number).into_iter().filter_map(|at| kept.sockets.get(at)?.as_ref());
+            own.map(StdListener::try_clone).collect()
+        });
+        let of_workers = of_workers.collect::<io::Result<Vec<_>>>()?;
         Ok(Sockets { address, of_workers, kept })
     }
+}
+
+/// The sockets of a listener once more: for the process that takes over, and for a worker that
+/// replaces another one. While one is open, the kernel goes on accepting there.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// `None` are closed, because nobody accepts from them.
+    sockets: Vec<Option<StdListener>>,
+    workers: usize,
+}
+
+impl Kept {
+    /// Returns which of them the worker with this number accepts from: its share, or one together
+    /// with others where there are fewer than workers.
+    fn of(&self, number: usize) -> Vec<usize> {
+        let own: Vec<_> = (number..self.sockets.len()).step_by(self.workers.max(1)).collect();
+        match number.checked_rem(self.sockets.len()) {
+            Some(shared) if own.is_empty() => vec![shared],
+            _ => own,
+        }
+    }
+
+    /// Closes those that only the worker with this number accepts from.
+    pub(super) fn close_of(&mut self, number: usize) {
+        if self.sockets.len() < self.workers {
+            return;
+        }
+        for at in self.of(number) {
+            self.sockets.get_mut(at).and_then(Option::take);
+        }
+    }
+
+    /// Returns those of the worker with this number once more; what was closed is bound anew. The
+    /// error is why one is missing; it is closed then.
+    pub(super) fn again(
+        &mut self,
+        address: SocketAddr,
+        number: usize,
+    ) -> (Vec<StdListener>, Option<io::Error>) {
+        let (mut again, mut trouble) = (Vec::new(), None);
+        for at in self.of(number) {
+            let Some(kept) = self.sockets.get_mut(at) else { continue };
+            let socket = kept.take().map_or_else(|| bind_shared(address), Ok);
+            match socket.and_then(|socket| Ok((socket.try_clone()?, socket))) {
+                Ok((socket, copy)) => {
+                    again.push(socket);
+                    *kept = Some(copy);
+                }
+                Err(error) => trouble = Some(error),
+            }
+        }
+        (again, trouble)
+    }
+
+    /// Returns those that are open.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &StdListener> {
+        self.sockets.iter().flatten()
+    }
+
+    /// Closes all of them: nothing is accepted any more, and nobody is replaced.
+    pub(super) fn clear(&mut self) {
+        self.sockets.clear();
+    }
+}
+
+/// Binds a socket of a worker beside others of ours.
+fn bind_shared(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = bind(address, Reuse::Shared)?;
+    SockRef::from(&socket).set_tcp_nodelay(true)?;
+    Ok(socket)
 }
 
 /// Whether other sockets may listen on the same port.
@@ -185,7 +249,7 @@ mod tests {
             let of_workers = of_workers(&sockets);
             assert_eq!(of_workers.iter().map(BTreeSet::len).sum::<usize>(), given.max(workers));
             assert!(of_workers.iter().all(|worker| !worker.is_empty()), "{of_workers:?}");
-            assert_eq!(sockets.kept.len(), given.max(workers));
+            assert_eq!(sockets.kept.iter().count(), given.max(workers));
             assert!(inherited.0.is_empty());
         }
     }
@@ -196,7 +260,7 @@ mod tests {
         let sockets = open(address, 3, &mut inherited);
         let of_workers = of_workers(&sockets);
         assert!(of_workers.iter().all(|worker| worker.len() == 1 && *worker == of_workers[0]));
-        assert_eq!(sockets.kept.len(), 1);
+        assert_eq!(sockets.kept.iter().count(), 1);
     }
 
     #[test]
@@ -224,8 +288,8 @@ mod tests {
             let address = given.0.first().map_or(([127, 0, 0, 1], 0).into(), |(at, _)| *at);
             let sockets = open(address, 1, &mut given);
             let client = std::net::TcpStream::connect(sockets.address).unwrap();
-            sockets.kept[0].set_nonblocking(false).unwrap();
-            let (accepted, _) = sockets.kept[0].accept().unwrap();
+            sockets.kept.sockets[0].as_ref().unwrap().set_nonblocking(false).unwrap();
+            let (accepted, _) = sockets.kept.sockets[0].as_ref().unwrap().accept().unwrap();
             assert!(accepted.nodelay().unwrap());
             drop(client);
         }

@@ -161,7 +161,7 @@ impl Running {
     /// # Errors
     /// If there is no room for more descriptors.
     pub fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
-        let listeners = self.listeners.iter().flat_map(|listener| &listener.sockets);
+        let listeners = self.listeners.iter().flat_map(|listener| listener.sockets.iter());
         let admin = self.admin.iter().map(|admin| &admin.socket);
         listeners.chain(admin).map(|socket| socket.as_fd().try_clone_to_owned()).collect()
     }

@@ -12,6 +12,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tokio::runtime::LocalRuntime;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -33,6 +34,27 @@ use crate::upstream::{Shared, Upstream, Watching, watch};
 
 /// How often idle upstream connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// What a worker is told.
+pub(super) enum Order {
+    /// To go on with this.
+    Change(Change),
+    /// To end as nothing from a network can make it end.
+    #[cfg(test)]
+    Break(Break),
+}
+
+/// How a worker ends early.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Break {
+    /// A panic in its own loop.
+    Panic,
+    /// Its loop returns.
+    Return,
+    /// A panic in a loop that accepts or sweeps for it.
+    Task,
+}
 
 /// What a worker is to do from now on.
 pub(super) struct Change {
@@ -61,7 +83,7 @@ pub(super) struct Seed {
     pub(super) metrics: Arc<Metrics>,
     pub(super) journal: Arc<Journal>,
     pub(super) first: Change,
-    pub(super) changes: UnboundedReceiver<Change>,
+    pub(super) orders: UnboundedReceiver<Order>,
     pub(super) drain: Drain,
 }
 
@@ -73,19 +95,54 @@ impl Seed {
     }
 
     async fn work(self) {
-        let Seed { number, metrics, journal, first, mut changes, drain } = self;
+        let Seed { number, metrics, journal, first, mut orders, drain } = self;
         let mut workplace = Workplace::new(number, metrics, journal, first);
         let begun = drain.begun();
         tokio::pin!(begun);
         loop {
-            tokio::select! {
+            let order = tokio::select! {
                 biased;
                 () = &mut begun => break,
-                Some(change) = changes.recv() => workplace.apply(change),
+                // Whoever accepts is gone: another worker can begin anew, this one cannot.
+                () = workplace.fallen.notified() => return,
+                Some(order) = orders.recv() => order,
+            };
+            match order {
+                Order::Change(change) => workplace.apply(change),
+                #[cfg(test)]
+                Order::Break(Break::Panic) => std::panic::resume_unwind(Box::new("broken")),
+                #[cfg(test)]
+                Order::Break(Break::Return) => return,
+                #[cfg(test)]
+                Order::Break(Break::Task) => {
+                    let fallen = Rc::clone(&workplace.fallen);
+                    let broken = async { std::panic::resume_unwind(Box::new("broken")) };
+                    drop(spawn_vital(&fallen, broken));
+                }
             }
         }
         workplace.end().await;
     }
+}
+
+/// Tells that a task without which a worker is of no use has panicked.
+struct Vital(Rc<Notify>);
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// Lets a task run for as long as the worker does: `fallen` is told if it panics.
+fn spawn_vital(fallen: &Rc<Notify>, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    let vital = Vital(Rc::clone(fallen));
+    tokio::task::spawn_local(async move {
+        let _vital = vital;
+        task.await;
+    })
 }
 
 /// Everything that belongs to one worker.
@@ -99,6 +156,8 @@ struct Workplace {
     listeners: Vec<(u64, CurrentWay)>,
     accepting: Vec<(u64, JoinHandle<()>)>,
     sweeping: JoinHandle<()>,
+    /// A task without which the worker is of no use has panicked.
+    fallen: Rc<Notify>,
     open: Open,
 }
 
@@ -141,12 +200,14 @@ impl Workplace {
             telemetry.clone(),
             None,
         );
+        let fallen = Rc::<Notify>::default();
         let mut workplace = Workplace {
             number,
             telemetry,
             config: Arc::clone(&first.config),
             current: Rc::new(Current::new(Rc::new(worker))),
-            sweeping: tokio::task::spawn_local(Rc::clone(&upstreams).sweep()),
+            sweeping: spawn_vital(&fallen, Rc::clone(&upstreams).sweep()),
+            fallen,
             upstreams,
             watching: Vec::new(),
             listeners: Vec::new(),
@@ -221,7 +282,7 @@ impl Workplace {
                             drain.clone(),
                             self.open.clone(),
                         );
-                        self.accepting.push((id, tokio::task::spawn_local(accepting)));
+                        self.accepting.push((id, spawn_vital(&self.fallen, accepting)));
                     }
                     Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
                 }

@@ -151,6 +151,9 @@ families! {
     ACCEPT_FAILURES, "seawall_accept_failures_total", Counter,
         [],
         "Connections of clients that could not be accepted when they came, as when no file could be opened; they wait, and are accepted later.";
+    WORKER_RESTARTS, "seawall_worker_restarts_total", Counter,
+        [],
+        "Worker threads that ended early, as none should; each is replaced, and its connections are lost.";
     CONFIG_RELOADS, "seawall_config_reloads_total", Counter,
         ["result"],
         "Configurations loaded since the start, ok or failed.";

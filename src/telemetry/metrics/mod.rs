@@ -83,6 +83,7 @@ pub struct Metrics {
     journal_dropped: IntCounterVec,
     spans: IntCounterVec,
     accept_failures: IntCounter,
+    worker_restarts: IntCounter,
     redirects: IntCounter,
     certificate_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
@@ -196,6 +197,7 @@ impl Metrics {
             journal_dropped,
             spans,
             accept_failures: make.counter(&family::ACCEPT_FAILURES)?.with_label_values(NO_LABELS),
+            worker_restarts: make.counter(&family::WORKER_RESTARTS)?.with_label_values(NO_LABELS),
             redirects: make.counter(&family::REDIRECTS)?.with_label_values(NO_LABELS),
             certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
             certificate_expiry: make.gauge(&family::CERTIFICATE_EXPIRY)?,
@@ -267,6 +269,11 @@ impl Metrics {
     /// Counts a connection that could not be accepted.
     pub fn accept_failed(&self) {
         self.accept_failures.inc();
+    }
+
+    /// Counts a worker that ended early.
+    pub fn worker_lost(&self) {
+        self.worker_restarts.inc();
     }
 
     /// Counts what the journal's file lacks.
