@@ -78,6 +78,28 @@ pub fn http2(facts: &Facts, error: h2::Error) -> Failure {
     Failure::new(kind, facts.phase).with_source(error)
 }
 
+/// Classifies an error of an HTTP/2 connection that we had to end because of what came on another
+/// of its streams: for this one it was cut short.
+pub fn collateral(facts: &Facts, error: h2::Error) -> Failure {
+    Failure::new(cut_short(facts), facts.phase).with_source(Collateral(error))
+}
+
+/// The connection ended because of another stream.
+#[derive(Debug)]
+struct Collateral(h2::Error);
+
+impl std::fmt::Display for Collateral {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection was ended because of what came on another of its streams")
+    }
+}
+
+impl Error for Collateral {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
 /// What a rehearsal asked for, if this is the error of one.
 pub(super) fn rehearsed(error: &(dyn Error + 'static)) -> Option<Rehearsed> {
     let inner = match error.downcast_ref::<io::Error>() {

@@ -255,8 +255,9 @@ async fn over_http2(
     let head = head
         .map_err(|error| Failure::new(Kind::ProxyInternalError, Phase::Send).with_source(error))?;
     let ticket = Ticket::beside(shared.metrics.connections());
-    let open = async { Session::open(stream, ticket, &settings.limits).await.map(Some) };
-    let lease = Rc::new(Sessions::new(Duration::ZERO, None)).open(open).await?;
+    let sessions = Rc::new(Sessions::new(Duration::ZERO, None));
+    let open = async { Session::open(stream, ticket, settings, &sessions).await.map(Some) };
+    let lease = sessions.open(settings.timeouts.connect, open).await?;
     let Some(lease) = lease else { return Err(Unwell::Slow) };
     let framing = match content.size_hint().exact() {
         None | Some(0) => Framing::Empty,

@@ -151,7 +151,8 @@ impl Upstream {
             let way = match sessions.line().is_empty().then(own).flatten() {
                 Some(way) => way,
                 None => {
-                    let take = || own().or_else(|| self.make_room(&choice.endpoint).map(Way::New));
+                    let room = || self.make_room(&choice.endpoint).map(Way::New);
+                    let take = || own().or_else(|| (!sessions.is_barred()).then(room).flatten());
                     self.pending.wait_in(sessions.line(), &mut deadline, take).await?
                 }
             };
@@ -190,7 +191,8 @@ impl Upstream {
     async fn open_http2(&self, choice: &Choice, ticket: Ticket) -> Result<Option<Link>, Failure> {
         let endpoint = &choice.endpoint;
         let mut plain = None;
-        let lease = endpoint.sessions.open(async {
+        let time = self.shared.settings.timeouts.connect;
+        let lease = endpoint.sessions.open(time, async {
             // Many clients share it: it can be for none of them (the configuration sees to that).
             let stream = self.connect(choice, Purpose::Requests, None).await?;
             let agreed = stream.alpn_agreed_on(tls::HTTP_2);
@@ -205,7 +207,8 @@ impl Upstream {
                 return Ok(None);
             }
             endpoint.speaks.set(Speaks::Http2);
-            Session::open(stream, ticket, &self.shared.settings.limits).await.map(Some)
+            let session = Session::open(stream, ticket, &self.shared.settings, &endpoint.sessions);
+            session.await.map(Some)
         });
         let lease = lease.await?;
         Ok(lease.map(Link::Http2).or(plain.map(Link::Http1)))

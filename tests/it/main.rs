@@ -22,6 +22,7 @@ mod faults;
 mod grpc;
 mod health;
 mod healthy;
+mod http2_streams;
 mod http2_upstream;
 mod limits;
 mod rehearsal;

@@ -235,6 +235,16 @@ fn timeouts(upstream: &Scope<'_>) -> Timeouts {
             d.refusal,
             "How long a refused connection is believed: the worker does not try this endpoint again before, and what would need a connection is refused at once. 0s tries each time.",
         ),
+        ping_interval: section.duration(
+            "ping_interval",
+            d.ping_interval,
+            "An HTTP/2 connection on which nothing has come for so long is pinged; 0s is never. gRPC servers close what is pinged more often than every 5 minutes.",
+        ),
+        ping: section.wait(
+            "ping",
+            d.ping,
+            "How long a ping waits for any byte; without one the connection gets no new requests. A request that goes out after so long a silence brings a ping along.",
+        ),
     };
     section.finish();
     timeouts

@@ -221,6 +221,12 @@ pub struct Timeouts {
     pub keep_alive: Duration,
     /// How long an endpoint that has refused a connection is taken at its word. Default 5 ms.
     pub refusal: Duration,
+    /// An HTTP/2 connection on which nothing has come for so long is pinged; zero is never. Default
+    /// 5 min: no less is what gRPC servers put up with while nothing else is to be said.
+    pub ping_interval: Duration,
+    /// How long such a ping waits for anything at all before the connection gets no more requests.
+    /// Default 10 s.
+    pub ping: Duration,
 }
 
 impl Default for Timeouts {
@@ -233,6 +239,8 @@ impl Default for Timeouts {
             expect_continue: Duration::from_secs(1),
             keep_alive: Duration::from_secs(60),
             refusal: Duration::from_millis(5),
+            ping_interval: Duration::from_secs(300),
+            ping: Duration::from_secs(10),
         }
     }
 }

@@ -26,8 +26,10 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
+use super::flaw::Flaw;
 use super::session::Lease;
 use super::upload::Upload;
+use super::watch::Open;
 use crate::config::model::Upstream;
 use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
@@ -48,7 +50,13 @@ pub struct Exchange<B> {
     content: Option<RecvStream>,
     /// The stream's identifier, once it is open.
     stream: Option<u32>,
+    /// What is known about it from the bytes.
+    open: Option<Open>,
     refused: bool,
+    /// The failure is of the connection, and another request has it already.
+    is_echo: bool,
+    /// Content is not acceptable (RFC 9110 §6.4.1).
+    bodiless: bool,
     asked: Asked,
     interim: usize,
     received: u64,
@@ -101,7 +109,10 @@ where
             response: None,
             content: None,
             stream: None,
+            open: None,
             refused: false,
+            is_echo: false,
+            bodiless: false,
             asked,
             interim: 0,
             received: 0,
@@ -161,8 +172,6 @@ where
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Some(opening) = self.opening.as_mut() else { return Poll::Ready(Ok(())) };
         if let Err(error) = std::task::ready!(opening.send.poll_ready(cx)) {
-            // Nobody else shall run into it before its task has noticed.
-            self.lease.session().retire();
             return Poll::Ready(Err(self.failed(error, Phase::Send)));
         }
         let Some(Opening { mut send, head, body, framing, expects_continue, content_limit }) =
@@ -173,17 +182,16 @@ where
         let body = body.filter(|_| framing != Framing::Empty);
         match send.send_request(head, body.is_none()) {
             Ok((response, stream)) => {
-                self.stream = Some(stream.stream_id().as_u32());
+                let id = stream.stream_id().as_u32();
+                self.stream = Some(id);
+                self.open = Some(self.lease.watch(id));
                 self.response = Some(response);
                 self.upload = body.map(|body| {
                     Upload::new(stream, body, framing, expects_continue, content_limit)
                 });
                 Poll::Ready(Ok(()))
             }
-            Err(error) => {
-                self.lease.session().retire();
-                Poll::Ready(Err(self.failed(error, Phase::Send)))
-            }
+            Err(error) => Poll::Ready(Err(self.failed(error, Phase::Send))),
         }
     }
 
@@ -262,22 +270,12 @@ where
         let (parts, content) = response.into_parts();
         let (status, mut fields) = (parts.status, parts.headers);
         let limits = &self.settings.limits;
-        if fields.len() > limits.fields {
-            let kind = Kind::HttpResponseHeaderSectionSize;
-            return Err(self.refuse(kind, Phase::Head, "the response has too many fields"));
-        }
-        let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-            name.as_str().len() + value.len()
-        };
-        if fields.iter().map(size).any(|size| size > limits.field_bytes) {
-            let kind = Kind::HttpResponseHeaderSize;
-            return Err(self.refuse(kind, Phase::Head, "a field of the response is too large"));
-        }
         // h2 has checked that it is one number, and counts the content against it.
         let length = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let bodiless = self.asked.head
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
+        self.bodiless = bodiless;
         if status == StatusCode::NO_CONTENT {
             fields.remove(CONTENT_LENGTH);
         }
@@ -329,6 +327,9 @@ where
                 // on a stream that is over.
                 let _ = content.flow_control().release_capacity(data.len());
                 self.whole = content.is_end_stream();
+                if self.bodiless && !data.is_empty() {
+                    return Poll::Ready(Some(Err(self.flawed(Flaw::Content, Phase::Body))));
+                }
                 if self.settings.limits.body_bytes.is_some_and(|limit| self.received > limit) {
                     let kind = Kind::HttpResponseBodySize;
                     let broken = self.refuse(kind, Phase::Body, "the content is over the limit");
@@ -348,16 +349,9 @@ where
     }
 
     fn trailers(&mut self, trailers: Option<HeaderMap>) -> Result<Option<Piece>, Broken> {
-        let Some(trailers) = trailers.filter(|trailers| !trailers.is_empty()) else {
-            return Ok(None);
-        };
-        let size: usize =
-            trailers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        if size > self.settings.limits.trailer_bytes {
-            let kind = Kind::HttpResponseTrailerSectionSize;
-            return Err(self.refuse(kind, Phase::Body, "the trailers are over the limit"));
-        }
-        Ok(Some(Piece::Trailers(trailers)))
+        // The sieve has held them against their limits.
+        let trailers = trailers.filter(|trailers| !trailers.is_empty());
+        Ok(trailers.map(Piece::Trailers))
     }
 
     /// Whether the content is whole already: nothing is left to wait for.
@@ -395,15 +389,46 @@ where
                 return Poll::Ready(Ok(()));
             }
         };
-        // Whatever stands still here may be the connection: the next request takes another one.
-        self.lease.session().retire();
+        // Whatever stands still here may be the connection: the next request takes another one,
+        // unless this one gives a sign of life.
+        self.lease.session().doubt();
         Poll::Ready(Err(Broken::Upstream(Failure::timeout(phase))))
     }
 
     fn failed(&mut self, error: h2::Error, phase: Phase) -> Broken {
-        self.refused = classify::is_refused(&error);
+        // Evidence that has come, though it may not have come so far as to here.
+        let heard = self.open.as_ref().map_or(0, Open::heard);
+        self.received = self.received.max(heard);
+        if let Some(flaw) = self.open.as_ref().and_then(Open::flaw) {
+            return self.flawed(flaw, phase);
+        }
+        // What has begun to answer has been processed, whatever it says of itself then.
+        self.refused = classify::is_refused(&error) && self.received == 0;
+        if self.refused {
+            self.lease.refused();
+        }
         let facts = Facts { phase, received: self.received };
+        if !error.is_reset() {
+            // Nobody else shall run into it before its task has noticed.
+            let is_first = self.lease.session().lose();
+            let is_culprit = self.open.as_ref().and_then(Open::is_culprit);
+            self.is_echo = !is_culprit.unwrap_or(is_first);
+            if self.is_echo && error.is_library() {
+                return Broken::Upstream(classify::collateral(&facts, error));
+            }
+        }
         Broken::Upstream(classify::http2(&facts, error))
+    }
+
+    /// Returns `true` if the failure is that of the connection, which another request has told
+    /// already: one event, counted once.
+    pub fn is_echo(&self) -> bool {
+        self.is_echo
+    }
+
+    /// What has come on the stream is not HTTP.
+    fn flawed(&self, flaw: Flaw, phase: Phase) -> Broken {
+        Broken::Upstream(Failure::new(flaw.kind(), phase).with_source(flaw))
     }
 
     /// The upstream's message is not acceptable: the stream is reset when this is dropped.

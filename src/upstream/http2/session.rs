@@ -2,28 +2,35 @@
 //!
 //! | a session | new requests | ends when |
 //! | --- | --- | --- |
-//! | is open | as many as the upstream and `limits.streams` allow | it was idle for too long |
-//! | goes away (GOAWAY) or is retired (a request timed out on it) | none | its last request has ended |
+//! | has no SETTINGS of the upstream yet | one; after `timeouts.connect` as if it were open | |
+//! | is open | as many as the upstream, what it has refused, and `limits.streams` allow | it was idle for too long |
+//! | is barred: the upstream allows no stream, or has refused the only one just now | none, and no other connection is opened for them | |
+//! | is in doubt: a request timed out on it | none before something comes on it | it is dead: see [`super::keeper`] |
+//! | goes away (GOAWAY), is retired or dead | none | its last request has ended |
 //! | is closed | none | at once |
 //!
 //! One connection is opened at a time: who finds none with room waits for the one that is on its
-//! way, and shares its failure, so that a crowd of requests becomes neither a crowd of connections
-//! nor a queue of timeouts. When there are as many connections as may be, who finds none with room
-//! waits in the upstream's queue (`pending`), and a stream that ends wakes the first that waits for
-//! this endpoint.
+//! way, until it is known how many requests it can take, and shares its failure, so that a crowd of
+//! requests becomes neither a crowd of connections nor a queue of timeouts. When there are as many
+//! connections as may be, who finds none with room waits in the upstream's queue (`pending`), and a
+//! stream that ends wakes the first that waits for this endpoint.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::rc::Rc;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::sync::watch as channel;
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch as channel};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::watch::{Watch, Watched};
-use crate::config::model::UpstreamLimits;
+use super::flaw::Limits;
+use super::keeper::{Doubt, Keeper};
+use super::sieve::Sieved;
+use super::watch::{Open, Watch};
+use crate::config::model::{Timeouts, Upstream, UpstreamLimits};
 use crate::failure::classify::{self, Facts};
 use crate::failure::{Failure, Kind, Phase};
 use crate::upstream::pending::{Line, Pending};
@@ -33,13 +40,37 @@ use crate::upstream::stream::Stream;
 /// Most bytes of a request that wait in memory for the upstream's window.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// Requests on a connection before the upstream has said how many it takes.
+const UNTOLD_STREAMS: usize = 1;
+
+/// The limit of h2 before the upstream's SETTINGS: no upstream can have said it.
+const UNTOLD: usize = usize::MAX - 1;
+
+/// How long a connection is left alone whose only stream was refused: the upstream has no room for
+/// anybody at the moment.
+const BREATH: Duration = Duration::from_millis(100);
+
 /// An open connection.
 #[derive(Debug)]
 pub struct Session {
     send: SendRequest<Bytes>,
     watch: Rc<Watch>,
+    doubt: Rc<Doubt>,
     closed: Rc<Cell<bool>>,
     retired: Cell<bool>,
+    /// The upstream's SETTINGS have been waited for long enough.
+    waited: Cell<bool>,
+    /// The upstream has said something new, or the connection has ended.
+    news: Rc<Notify>,
+    /// Requests at a time that the upstream takes, as far as its refusals tell, and how many have
+    /// ended since the last of these.
+    believed: Cell<usize>,
+    ended: Cell<usize>,
+    breathes: Cell<bool>,
+    /// A request has been told that the connection has ended.
+    lost: Cell<bool>,
+    /// A request that comes after so long a silence brings a ping along.
+    silence: Duration,
     streams: Cell<usize>,
     served: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -57,38 +88,38 @@ impl Session {
     pub async fn open(
         stream: Stream,
         ticket: Ticket,
-        limits: &UpstreamLimits,
+        settings: &Upstream,
+        sessions: &Rc<Sessions>,
     ) -> Result<Rc<Self>, Failure> {
+        let Upstream { limits, timeouts, .. } = settings;
         let watch = Rc::new(Watch::default());
-        let io = Watched::new(stream, Rc::clone(&watch));
-        let streams = u32::try_from(limits.streams).unwrap_or(u32::MAX);
-        // One window for all streams together, so that clients that do not read cannot stop the
-        // others of the same connection.
-        let shared = u64::from(limits.window).saturating_mul(u64::from(streams)).min(0x7fff_ffff);
-        let handshake = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(limits.window)
-            .initial_connection_window_size(u32::try_from(shared).unwrap_or(limits.window))
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .max_send_buffer_size(SEND_BUFFER)
-            .handshake::<_, Bytes>(io)
-            .await;
+        let io = Sieved::new(stream, Rc::clone(&watch), Limits::from(limits));
+        let handshake = builder(limits).handshake::<_, Bytes>(io).await;
         let facts = Facts::in_phase(Phase::Connect);
         let (send, connection) = handshake.map_err(|error| classify::http2(&facts, error))?;
-        let closed = Rc::new(Cell::new(false));
-        let is_closed = Rc::clone(&closed);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                // Every request on it gets its own failure.
-                tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
-            }
-            is_closed.set(true);
-        });
+        let (closed, news, doubt) = (Rc::default(), Rc::default(), Rc::default());
+        let run = Run {
+            connection,
+            watch: Rc::clone(&watch),
+            doubt: Rc::clone(&doubt),
+            closed: Rc::clone(&closed),
+            news: Rc::clone(&news),
+            sessions: Rc::downgrade(sessions),
+        };
+        tokio::task::spawn_local(run.until_end(timeouts));
         Ok(Rc::new(Session {
             send,
             watch,
+            doubt,
             closed,
             retired: Cell::new(false),
+            waited: Cell::new(false),
+            news,
+            believed: Cell::new(usize::MAX),
+            ended: Cell::new(0),
+            breathes: Cell::new(false),
+            lost: Cell::new(false),
+            silence: timeouts.ping,
             streams: Cell::new(0),
             served: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
@@ -102,12 +133,72 @@ impl Session {
         self.retired.set(true);
     }
 
+    /// A request has been waited for in vain. If the connection is dead, nobody else shall wait on
+    /// it: no new request is sent before something comes.
+    pub fn doubt(&self) {
+        self.doubt.raise(&self.watch);
+    }
+
+    /// Takes note that a request has learned of the end of the connection. Returns `true` for the
+    /// first one: it is one event, for all of them.
+    #[must_use]
+    pub fn lose(&self) -> bool {
+        self.retire();
+        !self.lost.replace(true)
+    }
+
     fn is_open(&self) -> bool {
-        !(self.closed.get() || self.retired.get() || self.watch.goes_away())
+        let is_over = self.closed.get() || self.retired.get() || self.doubt.is_confirmed();
+        !(is_over || self.watch.goes_away())
+    }
+
+    /// How many requests at a time the upstream allows, as far as it has said.
+    fn told(&self) -> usize {
+        match self.send.current_max_send_streams() {
+            UNTOLD if self.waited.get() => usize::MAX,
+            UNTOLD => UNTOLD_STREAMS,
+            told => told,
+        }
     }
 
     fn has_room(&self) -> bool {
-        self.streams.get() < self.limit.min(self.send.current_max_send_streams())
+        !self.breathes.get()
+            && !self.doubt.is_open(&self.watch)
+            && self.streams.get() < self.limit.min(self.believed.get()).min(self.told())
+    }
+
+    /// Returns `true` if the upstream wants no stream at all at the moment.
+    fn is_barred(&self) -> bool {
+        self.breathes.get() || self.told() == 0
+    }
+
+    /// Waits until the upstream has said how many requests it takes, for so long at most.
+    async fn settle(&self, time: Duration) {
+        let told = async {
+            while !self.closed.get() && self.send.current_max_send_streams() == UNTOLD {
+                self.news.notified().await;
+            }
+        };
+        if timeout(time, told).await.is_err() {
+            self.waited.set(true);
+        }
+    }
+
+    /// The upstream has refused one of the requests on it: it takes as many as are left. That is
+    /// believed until as many again have ended, and then one more is tried.
+    fn refused(&self) {
+        let others = self.streams.get().saturating_sub(1).max(1);
+        self.believed.set(self.believed.get().min(others));
+        self.ended.set(0);
+    }
+
+    fn ended(&self) {
+        let (believed, ended) = (self.believed.get(), self.ended.get() + 1);
+        if believed != usize::MAX {
+            let more = ended > believed;
+            self.believed.set(believed + usize::from(more));
+            self.ended.set(if more { 0 } else { ended });
+        }
     }
 
     fn is_idle_since(&self, age: Duration) -> bool {
@@ -116,6 +207,63 @@ impl Session {
 
     fn set_idle(&self, idle: bool) {
         self.ticket.borrow_mut().iter_mut().for_each(|ticket| ticket.set_idle(idle));
+    }
+}
+
+/// How HTTP/2 is spoken.
+fn builder(limits: &UpstreamLimits) -> h2::client::Builder {
+    let streams = u32::try_from(limits.streams).unwrap_or(u32::MAX);
+    // One window for all streams together, so that clients that do not read cannot stop the
+    // others of the same connection.
+    let shared = u64::from(limits.window).saturating_mul(u64::from(streams)).min(0x7fff_ffff);
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(UNTOLD)
+        .initial_window_size(limits.window)
+        .initial_connection_window_size(u32::try_from(shared).unwrap_or(limits.window))
+        .max_header_list_size(Limits::from(limits).list_size())
+        // A malformed response costs its own stream, however many there were before.
+        .max_local_error_reset_streams(None)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// A connection that runs.
+struct Run {
+    connection: h2::client::Connection<Sieved<Stream>, Bytes>,
+    watch: Rc<Watch>,
+    doubt: Rc<Doubt>,
+    closed: Rc<Cell<bool>>,
+    news: Rc<Notify>,
+    sessions: Weak<Sessions>,
+}
+
+impl Run {
+    /// Runs the connection, and passes on what the upstream says of all of it.
+    fn until_end(self, timeouts: &Timeouts) -> impl Future<Output = ()> + use<> {
+        let Run { mut connection, watch, doubt, closed, news, sessions } = self;
+        let pings = connection.ping_pong();
+        let mut keeper = Keeper::new(pings, watch, doubt, timeouts.ping_interval, timeouts.ping);
+        let mut told = UNTOLD;
+        async move {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                keeper.poll(cx);
+                if told != connection.max_concurrent_send_streams() {
+                    told = connection.max_concurrent_send_streams();
+                    news.notify_waiters();
+                    sessions.upgrade().iter().for_each(|sessions| sessions.pass_on());
+                }
+                ended
+            });
+            if let Err(error) = ended.await {
+                // Every request on it gets its own failure.
+                tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+            }
+            closed.set(true);
+            news.notify_waiters();
+        }
     }
 }
 
@@ -146,6 +294,27 @@ impl Lease {
         self.reused
     }
 
+    /// Watches a stream that has been opened on the session.
+    #[must_use]
+    pub fn watch(&self, stream: u32) -> Open {
+        self.session.watch.open(stream)
+    }
+
+    /// The upstream has refused the stream. It is not asked again before a stream has ended, or, if
+    /// there is none, before it has had a moment.
+    pub fn refused(&self) {
+        self.session.refused();
+        if self.session.streams.get() > 1 || self.session.breathes.replace(true) {
+            return;
+        }
+        let (session, sessions) = (Rc::downgrade(&self.session), Rc::downgrade(&self.sessions));
+        tokio::task::spawn_local(async move {
+            sleep(BREATH).await;
+            session.upgrade().iter().for_each(|session| session.breathes.set(false));
+            sessions.upgrade().iter().for_each(|sessions| sessions.pass_on());
+        });
+    }
+
     /// Whether the upstream has said that it will not process this stream (RFC 9113 §6.8).
     #[must_use]
     pub fn disclaimed(&self, stream: u32) -> bool {
@@ -157,6 +326,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let left = self.session.streams.get().saturating_sub(1);
         self.session.streams.set(left);
+        self.session.ended();
         if left == 0 {
             self.session.idle_since.set(Instant::now());
             self.session.set_idle(true);
@@ -209,6 +379,9 @@ impl Sessions {
     fn lease(self: &Rc<Self>, session: &Rc<Session>) -> Lease {
         if session.streams.replace(session.streams.get() + 1) == 0 {
             session.set_idle(false);
+            if session.served.get() && session.watch.last_read().elapsed() >= session.silence {
+                session.doubt.ask();
+            }
         }
         let (reused, session) = (session.served.replace(true), Rc::clone(session));
         Lease { reused, session, sessions: Rc::clone(self) }
@@ -236,6 +409,13 @@ impl Sessions {
         }
     }
 
+    /// Returns `true` if the upstream wants no stream at all at the moment: another connection would
+    /// not be welcome either.
+    #[must_use]
+    pub fn is_barred(&self) -> bool {
+        self.open.borrow().iter().any(|session| session.is_open() && session.is_barred())
+    }
+
     /// Whether a connection is on its way.
     #[must_use]
     pub fn is_opening(&self) -> bool {
@@ -257,29 +437,39 @@ impl Sessions {
         }
     }
 
-    /// A place on the session that `connect` opens; others may wait for it meanwhile. `None` if
-    /// `connect` found that the endpoint does not speak HTTP/2; it has kept the connection then.
+    /// A place on the session that `connect` opens; others may wait for it meanwhile, and until the
+    /// upstream has said how many requests it takes, for `time` at most. `None` if `connect` found
+    /// that the endpoint does not speak HTTP/2; it has kept the connection then.
     ///
     /// # Errors
     /// The failure to connect.
-    pub async fn open<F>(self: &Rc<Self>, connect: F) -> Result<Option<Lease>, Failure>
+    pub async fn open<F>(
+        self: &Rc<Self>,
+        time: Duration,
+        connect: F,
+    ) -> Result<Option<Lease>, Failure>
     where
         F: Future<Output = Result<Option<Rc<Session>>, Failure>>,
     {
         let (tell, progress) = channel::channel(Progress::Opening);
         self.opening.replace(Some(progress));
-        let guard = Opening(self);
+        let guard = Opening(Rc::clone(self));
         let connected = connect.await;
+        if let Ok(Some(session)) = connected {
+            let lease = self.lease(&session);
+            self.open.borrow_mut().push(Rc::clone(&session));
+            tokio::task::spawn_local(async move {
+                session.settle(time).await;
+                drop(session);
+                let sessions = guard.over();
+                tell.send_replace(Progress::Open);
+                sessions.pass_on();
+            });
+            return Ok(Some(lease));
+        }
         drop(guard);
         match connected {
-            Ok(Some(session)) => {
-                let lease = self.lease(&session);
-                self.open.borrow_mut().push(session);
-                tell.send_replace(Progress::Open);
-                self.pass_on();
-                Ok(Some(lease))
-            }
-            Ok(None) => {
+            Ok(_) => {
                 tell.send_replace(Progress::Open);
                 Ok(None)
             }
@@ -317,9 +507,15 @@ impl Sessions {
 }
 
 /// Whoever opens the connection may be dropped with its client: then somebody else does it.
-struct Opening<'s>(&'s Sessions);
+struct Opening(Rc<Sessions>);
 
-impl Drop for Opening<'_> {
+impl Opening {
+    fn over(self) -> Rc<Sessions> {
+        Rc::clone(&self.0)
+    }
+}
+
+impl Drop for Opening {
     fn drop(&mut self) {
         self.0.opening.replace(None);
     }

@@ -1,29 +1,84 @@
-//! What an HTTP/2 upstream says about its connection as a whole, read from the bytes as they pass.
+//! What is known about an HTTP/2 connection to an upstream from the bytes themselves.
 //!
-//! The h2 library tells a stream that its connection is going away, and not whether the upstream
-//! has processed it. RFC 9113 §6.8 answers that with one number, the last stream identifier of the
-//! GOAWAY frame, and on it depends whether a POST may be sent again (P8). So the frame headers are
-//! walked here: nine bytes each, the payloads skipped, nothing held back and nothing changed.
+//! The h2 library keeps to itself what the promises depend on: the last stream of a GOAWAY (RFC
+//! 9113 §6.8), whether anything of an answer has come before a stream was reset (P8), and what
+//! was wrong with a message. [`super::sieve`] reads the bytes, and tells it here.
 
-use std::cell::Cell;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-/// Length, type, flags and stream identifier (RFC 9113 §4.1).
-const HEADER: usize = 9;
-/// The type of a GOAWAY frame (RFC 9113 §6.8).
-const GOAWAY: u8 = 7;
-/// What of a GOAWAY's payload matters: the last stream identifier.
-const LAST_STREAM: usize = 4;
+use super::flaw::{Flaw, Section};
 
 /// What is known about a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
     last_stream: Cell<Option<u32>>,
+    /// How often something has come, and when that was last.
+    reads: Cell<u64>,
+    last_read: Cell<Instant>,
+    /// How many frames of answers have come.
+    answers: Cell<u64>,
+    /// The stream whose frames have ended the connection.
+    culprit: Cell<Option<u32>>,
+    streams: RefCell<BTreeMap<u32, Stream>>,
+}
+
+/// What is known about a stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    /// Bytes of an answer that have come, whatever they are.
+    heard: u64,
+    has_final_head: bool,
+    flaw: Option<Flaw>,
+}
+
+/// A stream that is watched until this is dropped.
+#[derive(Debug)]
+pub struct Open {
+    watch: Rc<Watch>,
+    stream: u32,
+}
+
+impl Open {
+    /// Bytes of an answer that have come on it.
+    #[must_use]
+    pub fn heard(&self) -> u64 {
+        self.watch.of(self.stream).map_or(0, |stream| stream.heard)
+    }
+
+    /// What was wrong with its answer.
+    #[must_use]
+    pub fn flaw(&self) -> Option<Flaw> {
+        self.watch.of(self.stream)?.flaw
+    }
+
+    /// Whether the connection ended because of this stream, if that is known.
+    #[must_use]
+    pub fn is_culprit(&self) -> Option<bool> {
+        Some(self.watch.culprit.get()? == self.stream)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.watch.streams.borrow_mut().remove(&self.stream);
+    }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Watch {
+            last_stream: Cell::default(),
+            reads: Cell::default(),
+            last_read: Cell::new(Instant::now()),
+            answers: Cell::default(),
+            culprit: Cell::default(),
+            streams: RefCell::default(),
+        }
+    }
 }
 
 impl Watch {
@@ -38,171 +93,114 @@ impl Watch {
     pub fn disclaims(&self, stream: u32) -> bool {
         self.last_stream.get().is_some_and(|last| stream > last)
     }
-}
 
-/// A stream whose incoming frames are watched.
-#[derive(Debug)]
-pub struct Watched<S> {
-    inner: S,
-    walker: Walker,
-    watch: Rc<Watch>,
-}
-
-impl<S> Watched<S> {
-    /// Watches what is read from `inner`.
-    pub fn new(inner: S, watch: Rc<Watch>) -> Self {
-        Watched { inner, walker: Walker::default(), watch }
+    /// How often something has come: as long as it grows, the connection lives.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads.get()
     }
-}
 
-/// Where in the sequence of frames the bytes are.
-#[derive(Debug, Default)]
-struct Walker {
-    /// A frame header, or the identifier in a GOAWAY, as far as it has come.
-    part: [u8; HEADER],
-    filled: usize,
-    /// Bytes of payload that nobody looks at.
-    skip: usize,
-    /// Payload behind the identifier of a GOAWAY whose identifier is being read.
-    goaway: Option<usize>,
-}
+    /// When something has come last.
+    #[must_use]
+    pub fn last_read(&self) -> Instant {
+        self.last_read.get()
+    }
 
-impl Walker {
-    /// Walks over bytes; gives the last stream identifier of the last GOAWAY that they complete.
-    fn walk(&mut self, mut bytes: &[u8]) -> Option<u32> {
-        let mut last = None;
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let skipped = self.skip.min(bytes.len());
-                self.skip -= skipped;
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                continue;
+    /// How many frames of answers have come, on all streams.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.answers.get()
+    }
+
+    /// Begins to watch a stream.
+    #[must_use]
+    pub fn open(self: &Rc<Self>, stream: u32) -> Open {
+        self.streams.borrow_mut().insert(stream, Stream::default());
+        Open { watch: Rc::clone(self), stream }
+    }
+
+    fn of(&self, stream: u32) -> Option<Stream> {
+        self.streams.borrow().get(&stream).copied()
+    }
+
+    /// Bytes have come.
+    pub(super) fn read(&self) {
+        self.reads.set(self.reads.get().wrapping_add(1));
+        self.last_read.set(Instant::now());
+    }
+
+    /// The upstream goes away.
+    pub(super) fn goaway(&self, last_stream: u32) {
+        self.last_stream.set(Some(last_stream));
+    }
+
+    /// Part of an answer has come on this stream.
+    pub(super) fn hear(&self, stream: u32, bytes: usize) {
+        self.answers.set(self.answers.get().wrapping_add(1));
+        if let Some(stream) = self.streams.borrow_mut().get_mut(&stream) {
+            stream.heard = stream.heard.saturating_add(bytes as u64);
+        }
+    }
+
+    /// What the next field section on this stream is, if it is watched and not lost already.
+    pub(super) fn section(&self, stream: u32) -> Option<Section> {
+        let stream = self.of(stream).filter(|stream| stream.flaw.is_none())?;
+        Some(if stream.has_final_head { Section::Trailers } else { Section::Head })
+    }
+
+    /// A field section was acceptable, and had this status.
+    pub(super) fn accept(&self, stream: u32, status: Option<u16>) {
+        if let (Some(stream), Some(200..)) = (self.streams.borrow_mut().get_mut(&stream), status) {
+            stream.has_final_head = true;
+        }
+    }
+
+    /// Something on this stream was not acceptable. Returns `true` if that is news: its stream has
+    /// to be reset.
+    pub(super) fn reject(&self, stream: u32, flaw: Flaw) -> bool {
+        match self.streams.borrow_mut().get_mut(&stream) {
+            Some(stream) if stream.flaw.is_none() => {
+                stream.flaw = Some(flaw);
+                true
             }
-            let size = if self.goaway.is_some() { LAST_STREAM } else { HEADER };
-            // Nearly always all of it is there.
-            for slot in self.part.iter_mut().take(size).skip(self.filled) {
-                let Some((first, rest)) = bytes.split_first() else { break };
-                *slot = *first;
-                bytes = rest;
-                self.filled += 1;
-            }
-            if self.filled == size {
-                self.filled = 0;
-                last = self.complete().or(last);
-            }
+            Some(_) | None => false,
         }
-        last
     }
 
-    fn complete(&mut self) -> Option<u32> {
-        let [a, b, c, d, ..] = self.part;
-        if let Some(rest) = self.goaway.take() {
-            self.skip = rest;
-            // The highest bit is reserved.
-            return Some(u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff);
+    /// Frames of this stream have ended the connection. If nobody waits for it, nobody can tell.
+    pub(super) fn blame(&self, stream: u32) {
+        if self.culprit.get().is_none() && self.of(stream).is_some() {
+            self.culprit.set(Some(stream));
         }
-        let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX);
-        match length.checked_sub(LAST_STREAM) {
-            Some(rest) if d == GOAWAY => self.goaway = Some(rest),
-            _ => self.skip = length,
-        }
-        None
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
-        let fresh = buf.filled().get(before..).unwrap_or_default();
-        if let Some(last) = this.walker.walk(fresh) {
-            this.watch.last_stream.set(Some(last));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
-    }
-
-    fn goaway(last: u32, debug: &[u8]) -> Vec<u8> {
-        frame(GOAWAY, &[&last.to_be_bytes()[..], &[0; 4], debug].concat())
-    }
 
     #[test]
-    fn a_goaway_is_found_wherever_the_reads_are_cut() {
-        let bytes =
-            [frame(4, &[]), frame(0, &[7; 300]), goaway(5, b"bye"), frame(6, &[0; 8])].concat();
-        for cut in 0..=bytes.len() {
-            let (first, second) = bytes.split_at(cut);
-            let mut walker = Walker::default();
-            let found = [walker.walk(first), walker.walk(second)];
-            assert_eq!(found.iter().flatten().collect::<Vec<_>>(), [&5], "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn the_last_goaway_counts_and_its_reserved_bit_does_not() {
-        let bytes = [goaway(0x7fff_ffff, b""), goaway(0x8000_0003, b"")].concat();
-        assert_eq!(Walker::default().walk(&bytes), Some(3));
+    fn a_goaway_disclaims_the_streams_behind_its_last_one() {
         let watch = Watch::default();
         assert!(!watch.disclaims(5) && !watch.goes_away());
-        watch.last_stream.set(Some(3));
+        watch.goaway(3);
         assert!(watch.goes_away() && watch.disclaims(5) && !watch.disclaims(3));
     }
 
     #[test]
-    fn data_that_looks_like_a_goaway_is_none() {
-        let bytes = frame(0, &goaway(5, b""));
-        assert_eq!(Walker::default().walk(&bytes), None);
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            Walker::default().walk(&bytes);
-        }
+    fn a_stream_is_known_until_its_exchange_is_dropped() {
+        let watch = Rc::new(Watch::default());
+        assert_eq!(watch.section(1), None);
+        let open = watch.open(1);
+        assert_eq!(watch.section(1), Some(Section::Head));
+        watch.accept(1, Some(103));
+        assert_eq!(watch.section(1), Some(Section::Head));
+        watch.accept(1, Some(200));
+        assert_eq!(watch.section(1), Some(Section::Trailers));
+        watch.hear(1, 7);
+        assert!(watch.reject(1, Flaw::Name) && !watch.reject(1, Flaw::Value));
+        assert_eq!((open.heard(), open.flaw(), watch.section(1)), (7, Some(Flaw::Name), None));
+        drop(open);
+        assert!(watch.streams.borrow().is_empty() && !watch.reject(1, Flaw::Name));
     }
 }

@@ -178,6 +178,21 @@ impl Http2 {
         }
     }
 
+    /// Reads the next frame, whatever it is; SETTINGS and PING are answered.
+    pub fn any(&self, stream: &mut TcpStream) -> Option<Frame> {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).ok()?;
+        let [a, b, c, kind, flags, d, e, f, g] = header;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).ok()?;
+        if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
+            let content: &[u8] = if kind == PING { &payload } else { &[] };
+            stream.write_all(&frame(kind, ACK, 0, content)).ok()?;
+        }
+        let stream = u32::from_be_bytes([d, e, f, g]) & 0x7fff_ffff;
+        Some(Frame { kind, flags, stream, payload })
+    }
+
     /// Sends a PING and waits for its answer: all that was sent before has been read by then, and all
     /// that the other side had to say to it is here.
     pub fn settle(&self, stream: &mut TcpStream) -> Option<()> {

@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -62,6 +62,12 @@ pub enum Step {
     FloodHttp2 {
         /// How many.
         requests: usize,
+    },
+    /// Is well from now on, on an HTTP/2 connection, to so many requests at a time: answers them when
+    /// as many have come or no more come, and refuses what is beyond.
+    RationHttp2 {
+        /// How many.
+        most: usize,
     },
     /// Waits until all that was sent on the HTTP/2 connection has been read.
     Http2Settled,
@@ -201,6 +207,7 @@ pub struct Upstream {
     stopped: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
     requests: Arc<Requests>,
+    refused: Arc<AtomicUsize>,
     record: Arc<(Mutex<Option<Record>>, Condvar)>,
 }
 
@@ -237,12 +244,13 @@ impl Upstream {
             stopped: Arc::default(),
             accepting: None,
             requests: Arc::default(),
+            refused: Arc::default(),
             record: Arc::default(),
         };
         let mut scripts: std::collections::VecDeque<_> = scripts.into_iter().collect();
         let (gate, stopped) = (upstream.gate.clone(), Arc::clone(&upstream.stopped));
         let requests = Arc::clone(&upstream.requests);
-        let record = Arc::clone(&upstream.record);
+        let (record, refused) = (Arc::clone(&upstream.record), Arc::clone(&upstream.refused));
         upstream.accepting = Some(thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
@@ -254,6 +262,7 @@ impl Upstream {
                     stream,
                     gate: gate.clone(),
                     requests: Arc::clone(&requests),
+                    refused: Arc::clone(&refused),
                     record: Arc::clone(&record),
                 };
                 thread::spawn(move || match script {
@@ -295,6 +304,11 @@ impl Upstream {
         assert!(!late.timed_out(), "asked {} times, not {times}", heads.len());
     }
 
+    /// How many streams [`Step::RationHttp2`] has refused.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+
     /// What [`Step::Record`] received, if it has ended.
     pub fn recorded(&self) -> Option<Record> {
         self.record.0.lock().unwrap().clone()
@@ -329,6 +343,7 @@ struct Story {
     stream: TcpStream,
     gate: Gate,
     requests: Arc<Requests>,
+    refused: Arc<AtomicUsize>,
     record: Arc<(Mutex<Option<Record>>, Condvar)>,
 }
 
@@ -362,6 +377,10 @@ impl Story {
                     if self.flood_http2(requests).is_none() {
                         return;
                     }
+                }
+                Step::RationHttp2 { most } => {
+                    self.ration_http2(most);
+                    return;
                 }
                 Step::Http2Cancelled => loop {
                     let Some(frame) = Http2.next(&mut self.stream) else { return };
@@ -494,6 +513,47 @@ impl Story {
         }
         self.gate.open();
         Some(())
+    }
+
+    fn ration_http2(&mut self, most: usize) -> Option<()> {
+        let mut open = std::collections::BTreeMap::new();
+        loop {
+            self.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let has_more = self.stream.peek(&mut [0]);
+            self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let ready = !open.is_empty() && open.values().all(|whole| *whole);
+            if ready && (open.len() >= most || has_more.is_err()) {
+                for (stream, _) in std::mem::take(&mut open) {
+                    self.keep_request(stream, 0);
+                    let head = http2::head_of(stream, 0, 200, &[]);
+                    let content = http2::frame(http2::DATA, http2::END_STREAM, stream, WELL);
+                    self.stream.write_all(&[head, content].concat()).ok()?;
+                }
+            }
+            if matches!(has_more, Ok(0)) {
+                return None;
+            }
+            if has_more.is_err() {
+                continue;
+            }
+            let frame = Http2.any(&mut self.stream)?;
+            let ends = frame.flags & http2::END_STREAM != 0;
+            match frame.kind {
+                http2::HEADERS if open.len() >= most => {
+                    let no = http2::REFUSED_STREAM.to_be_bytes();
+                    let reset = http2::frame(http2::RST_STREAM, 0, frame.stream, no);
+                    self.stream.write_all(&reset).ok()?;
+                    self.refused.fetch_add(1, Ordering::SeqCst);
+                }
+                http2::HEADERS => {
+                    open.insert(frame.stream, ends);
+                }
+                http2::DATA => {
+                    open.entry(frame.stream).and_modify(|whole| *whole = ends);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn be_well_http2(mut self) {
