@@ -19,6 +19,7 @@ pub struct Offer {
     pub key: Option<String>,
     accept: String,
     protocols: Vec<String>,
+    /// Sorted: both sides choose how many they name.
     extensions: Vec<String>,
 }
 
@@ -105,12 +106,18 @@ pub fn extended_offer(fields: &HeaderMap) -> Result<Offer, ClientFailure> {
 
 impl Offer {
     fn new(key: &[u8], own: Option<String>, fields: &HeaderMap) -> Self {
+        let mut extensions = extensions(fields);
+        extensions.sort_unstable();
         Offer {
             key: own,
             accept: derive_accept_key(key),
             protocols: list(fields, &SEC_WEBSOCKET_PROTOCOL),
-            extensions: extensions(fields),
+            extensions,
         }
+    }
+
+    fn has_extension(&self, name: &String) -> bool {
+        self.extensions.binary_search(name).is_ok()
     }
 }
 
@@ -142,7 +149,7 @@ pub fn check_answer(
         _ => return Err(HandshakeError::Protocol),
     }
     let chosen = extensions(fields);
-    if chosen.iter().any(|name| !offer.extensions.contains(name)) {
+    if !chosen.iter().all(|name| offer.has_extension(name)) {
         return Err(HandshakeError::Extension);
     }
     // RFC 7692 §6: permessage-deflate uses RSV1 alone. What another extension does with the bits
