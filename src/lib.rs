@@ -15,7 +15,7 @@
 //! | 3 | [`upstream`], [`websocket`] | connections and HTTP/1.1 exchanges; the frame-aware relay |
 //! | 2 | [`telemetry`] | metrics, log, journal, request ids |
 //! | 1 | [`config`] | from YAML to resolved values |
-//! | 0 | [`failure`] | kinds, classification, policy, rendering |
+//! | 0 | [`failure`], [`message`] | kinds, classification, policy, rendering; what becomes of each field of a message |
 //!
 //! The path of one request: `listen::accept` → `listen::http1` or `http2` → `forward::handle` →
 //! `route` → `forward::request` → `forward::retry` → `upstream::http1::exchange` →
@@ -31,6 +31,7 @@ pub mod failure;
 pub mod failures;
 pub mod forward;
 pub mod listen;
+pub mod message;
 pub mod net;
 pub mod operator;
 pub mod route;

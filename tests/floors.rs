@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// Which floor each module lives on; see the table in `src/lib.rs`.
 const FLOORS: &[(&str, u8)] = &[
     ("failure", 0),
+    ("message", 0),
     ("config", 1),
     ("telemetry", 2),
     ("upstream", 3),

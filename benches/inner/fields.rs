@@ -3,16 +3,19 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::rc::Rc;
 
 use bytes::BytesMut;
 use divan::Bencher;
 use seawall::config::model::UpstreamLimits;
 use seawall::forward::check;
+use seawall::forward::forwarded::Forwarded;
 use seawall::forward::head::Head;
 use seawall::forward::peer::Peer;
 use seawall::forward::request::{self, Extra};
 use seawall::listen::http1::request as listen;
+use seawall::telemetry::metrics::Metrics;
 use seawall::upstream::exchange::{Asked, Framing};
 use seawall::upstream::http1::MessageLimits;
 use seawall::upstream::http1::head;
@@ -49,12 +52,20 @@ fn head(name: &str) -> Rc<Head> {
     take(&mut text(name))
 }
 
-fn extra(peer: &Peer) -> Extra<'_> {
+fn rules() -> Forwarded {
+    let yaml = "{ upstreams: { app: { endpoints: ['http://127.0.0.1:3000'] } }, \
+        routes: [{ upstream: app }], listeners: [{ address: '127.0.0.1:0' }] }";
+    let config = seawall::config::parse("bench.yaml", yaml, Path::new(".")).unwrap();
+    Forwarded::new(&config, Metrics::new().unwrap())
+}
+
+fn extra<'r>(rules: &'r Forwarded, peer: &'r Peer) -> Extra<'r> {
     Extra {
         peer,
         host: "www.example.com",
         via: "1.1 seawall-0123456789ab",
-        reserved: &[],
+        forwarded: rules,
+        max_forwards: None,
         request_id: b"e34479e161338332867c1683a120022e",
         framing: Framing::Empty,
         recording: None,
@@ -82,15 +93,15 @@ fn request_check(bencher: Bencher<'_, '_>, name: &str) {
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http1(bencher: Bencher<'_, '_>, name: &str) {
-    let (head, peer) = (head(name), peer());
-    let extra = extra(&peer);
+    let (head, peer, rules) = (head(name), peer(), rules());
+    let extra = extra(&rules, &peer);
     bencher.bench_local(|| request::http1(black_box(&head), black_box(&extra)));
 }
 
 #[divan::bench(args = REQUESTS)]
 fn request_to_http2(bencher: Bencher<'_, '_>, name: &str) {
-    let (head, peer) = (head(name), peer());
-    let extra = extra(&peer);
+    let (head, peer, rules) = (head(name), peer(), rules());
+    let extra = extra(&rules, &peer);
     bencher.bench_local(|| request::http2(black_box(&head), black_box(&extra), "http").unwrap());
 }
 

@@ -169,6 +169,8 @@ impl Config {
             },
             "forwarded": {
                 "name": self.forwarded.name,
+                "keep": self.forwarded.keep.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "max_passes": self.forwarded.max_passes,
                 "trusted": self.forwarded.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
             },
             "log": { "filter": self.log.filter, "access": self.log.access },

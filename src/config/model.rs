@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -184,15 +185,25 @@ impl Default for Clients {
     }
 }
 
-/// Who may set forwarding fields and request ids.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What upstreams are told about a client, and by whom.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Forwarded {
     /// Requests from these addresses keep, and are appended to, their `X-Forwarded-*`,
-    /// `Forwarded` and `X-Request-Id`; from all others these fields are replaced.
+    /// `Forwarded`, `X-Real-IP` and `X-Request-Id`; from all others these fields are replaced.
     pub trusted: Vec<IpNet>,
     /// What seawall calls itself in Via (RFC 9110 §7.6.3); a request that has come past this name
     /// already is a loop. `None`: a name made at start.
     pub name: Option<Box<str>>,
+    /// Fields of other proxies that pass, whoever sends them.
+    pub keep: Vec<HeaderName>,
+    /// How often a request may have come past this name. Default 10.
+    pub max_passes: usize,
+}
+
+impl Default for Forwarded {
+    fn default() -> Self {
+        Forwarded { trusted: Vec::new(), name: None, keep: Vec::new(), max_passes: 10 }
+    }
 }
 
 /// How the process ends.

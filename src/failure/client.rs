@@ -20,6 +20,8 @@ pub enum ClientFailure {
     NoRoute,
     /// Extended CONNECT for a protocol that is not a WebSocket (RFC 9220 §3).
     UnsupportedProtocol,
+    /// The request has come past this seawall too often: it goes round in a loop.
+    Loop,
     /// The client closed or reset before its answer was complete.
     Gone,
     /// A WebSocket client broke RFC 6455.
@@ -45,6 +47,7 @@ impl ClientFailure {
         ClientFailure::Misdirected,
         ClientFailure::NoRoute,
         ClientFailure::UnsupportedProtocol,
+        ClientFailure::Loop,
         ClientFailure::Gone,
         ClientFailure::WebsocketProtocolError,
         ClientFailure::WebsocketMessageTooBig,
@@ -65,6 +68,7 @@ impl ClientFailure {
             ClientFailure::Misdirected => "misdirected_request",
             ClientFailure::NoRoute => "no_route",
             ClientFailure::UnsupportedProtocol => "unsupported_protocol",
+            ClientFailure::Loop => "proxy_loop_detected",
             ClientFailure::Gone => "client_gone",
             ClientFailure::WebsocketProtocolError => "websocket_protocol_error",
             ClientFailure::WebsocketMessageTooBig => "websocket_message_too_big",
@@ -87,7 +91,9 @@ impl ClientFailure {
             ClientFailure::Misdirected => Some(421),
             ClientFailure::NoRoute => Some(404),
             ClientFailure::UnsupportedProtocol => Some(501),
-            ClientFailure::Gone
+            // The policy of the route says how a loop is answered.
+            ClientFailure::Loop
+            | ClientFailure::Gone
             | ClientFailure::WebsocketProtocolError
             | ClientFailure::WebsocketMessageTooBig
             | ClientFailure::TlsHandshake

@@ -111,7 +111,7 @@ kinds! {
     ProxyConfigurationError, "proxy_configuration_error", 500, [Connect],
         "seawall's configuration does not allow to serve this request.";
     ProxyLoopDetected, "proxy_loop_detected", 502, [Send],
-        "The request has already passed through this seawall.";
+        "The request has come past this seawall more often than `forwarded.max_passes`: the client's failure, and no upstream's.";
 }
 
 impl Kind {

@@ -5,7 +5,7 @@
 
 use http::{Method, Version};
 
-use super::head::{Fields, Head, Known};
+use super::head::{Head, Known};
 use super::peer::Peer;
 use crate::failure::ClientFailure;
 
@@ -59,16 +59,16 @@ pub(super) fn host(head: &Head) -> Result<&str, ClientFailure> {
 fn is_served_form(head: &Head) -> bool {
     let uri = &head.uri;
     let scheme = uri.scheme_str();
-    match uri.path() {
-        _ if head.method == Method::CONNECT => true,
-        "*" => head.method == Method::OPTIONS,
-        // Authority-form: no path at all.
-        _ if scheme.is_none() && uri.authority().is_some() => false,
-        path => {
-            scheme.is_none_or(|scheme| matches!(scheme, "http" | "https"))
-                && (path.is_empty() || path.starts_with('/'))
-        }
+    if head.method == Method::CONNECT {
+        return true;
     }
+    scheme.is_none_or(|scheme| matches!(scheme, "http" | "https"))
+        && match uri.path() {
+            "*" => head.method == Method::OPTIONS && uri.query().is_none(),
+            // Authority-form: no path at all.
+            _ if scheme.is_none() && uri.authority().is_some() => false,
+            path => path.is_empty() || path.starts_with('/'),
+        }
 }
 
 /// A name or an address, and a port (RFC 3986 §3.2.2), without what no host in use has: userinfo,
@@ -88,17 +88,6 @@ fn is_host(host: &str) -> bool {
     (host.is_empty() || !name.is_empty() || host.starts_with('['))
         && name.bytes().all(plain)
         && port.is_some_and(is_port)
-}
-
-/// Whether the request has been here before: its Via names us (RFC 9110 §7.6.3).
-pub fn is_loop(fields: &Fields, name: &str) -> bool {
-    fields.all(Known::Via).any(|line| {
-        line.split(|byte| *byte == b',').any(|member| {
-            let mut words =
-                member.split(|byte| byte.is_ascii_whitespace()).filter(|w| !w.is_empty());
-            words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(name.as_bytes()))
-        })
-    })
 }
 
 #[cfg(test)]
@@ -144,18 +133,5 @@ mod tests {
         ] {
             assert!(!is_host(none), "{none}");
         }
-    }
-
-    #[test]
-    fn a_loop_is_a_via_that_names_us() {
-        let is_loop = |lines: &[&str], name| {
-            let request = http::Request::get("/");
-            let request = lines.iter().fold(request, |request, line| request.header("via", *line));
-            let [map, lines] = both(request).map(|head| is_loop(&head.fields, name));
-            assert_eq!(map, lines);
-            map
-        };
-        assert!(is_loop(&["1.1 other", "1.0 fred,  2.0\tSeawall-1 (x)"], "seawall-1"));
-        assert!(!is_loop(&["1.1 seawall-2, 1.1 seawall (seawall-1)", "seawall-1"], "seawall-1"));
     }
 }

@@ -144,7 +144,6 @@ impl Interim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::exchange::Framing;
     use http::{HeaderMap, StatusCode};
 
     fn client() -> Client {
@@ -155,7 +154,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert("link", http::HeaderValue::from_static("</a.css>"));
         let status = StatusCode::EARLY_HINTS;
-        ResponseHead { status, fields: fields.into(), framing: Framing::Empty, keep_alive: true }
+        ResponseHead { status, fields: fields.into(), ..ResponseHead::awaited() }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
 use crate::failure::rehearsal::Rehearsal;
+use crate::message::field::clean_trailers;
+use crate::message::listed::Listed;
 use crate::upstream::circuit::Passage;
 use crate::upstream::exchange::{Broken, Exchange, Piece};
 use crate::upstream::pieces::Pieces;
@@ -59,6 +61,8 @@ pub struct Relayed {
     pub length: Option<u64>,
     /// Set when the end of the connection would make a cut-off response look complete.
     pub reset: Option<Rc<Cell<bool>>>,
+    /// The fields that the response's Connection lists: no trailers (RFC 9110 §7.6.1).
+    pub listed: Option<Box<Listed<HeaderName>>>,
     /// A gRPC call over HTTP/2: a failure is told in trailers. (gRPC-Web over HTTP/1.1 has its
     /// trailers inside the content, where they could only follow a whole message.)
     pub trailers_tell: bool,
@@ -230,7 +234,10 @@ impl Relayed {
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                Some(Ok(Piece::Trailers(trailers))) => self.finish(Ending::Trailers(trailers)),
+                Some(Ok(Piece::Trailers(trailers))) => {
+                    let trailers = without(trailers, self.listed.as_deref());
+                    self.finish(trailers.map_or(Ending::Whole, Ending::Trailers));
+                }
                 None => self.finish(Ending::Whole),
                 Some(Err(broken)) => self.abort(broken),
             }
@@ -295,6 +302,14 @@ impl Relayed {
             reset.set(true);
         }
     }
+}
+
+/// The trailers that are not listed in the Connection of their message; `None` if none is left.
+pub fn without(mut trailers: HeaderMap, listed: Option<&Listed<HeaderName>>) -> Option<HeaderMap> {
+    if let Some(listed) = listed {
+        clean_trailers(&mut trailers, listed);
+    }
+    (!trailers.is_empty()).then_some(trailers)
 }
 
 /// As much of `data` as is still due.

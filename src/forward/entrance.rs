@@ -1,9 +1,9 @@
 //! What a listener does with every request, whatever route it takes: sends it on to `https`, or
-//! tells the client to use TLS alone (RFC 6797); and which fields only we may set.
+//! tells the client to use TLS alone (RFC 6797).
 
 use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use http::uri::PathAndQuery;
-use http::{HeaderName, Method, StatusCode};
+use http::{Method, StatusCode};
 
 use super::check;
 use super::client::Client;
@@ -11,12 +11,8 @@ use super::head::Head;
 use super::incoming::Incoming;
 use super::reply::Reply;
 use super::{Left, Refused, Worker, refuse_unrouted, request as incoming};
-use crate::config::model::Config;
 use crate::failure::ClientFailure;
 use crate::telemetry::request_id::RequestId;
-
-/// The certificates behind the client's (RFC 9440 §2.3): a field that belongs to the first one.
-const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 
 /// What a listener does with every request.
 #[derive(Debug, Default)]
@@ -36,20 +32,6 @@ impl Entrance {
             reply.fields.append(&STRICT_TRANSPORT_SECURITY, hsts);
         }
     }
-}
-
-/// The fields that tell upstreams who a client is: no client may set them, wherever it comes in.
-#[must_use]
-pub fn reserved(config: &Config) -> Vec<HeaderName> {
-    let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let mut names: Vec<_> =
-        tls.filter_map(|tls| tls.clients.as_ref()).map(|clients| clients.field.clone()).collect();
-    if names.iter().any(|name| name.as_str() == "client-cert") {
-        names.push(CLIENT_CERT_CHAIN);
-    }
-    names.sort_by(|one, other| one.as_str().cmp(other.as_str()));
-    names.dedup();
-    names
 }
 
 /// Sends the client to the same address under `https`: 308, so that method and content stay.

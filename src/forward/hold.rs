@@ -178,12 +178,12 @@ pub fn length(head: &ResponseHead) -> Option<u64> {
 mod tests {
     use super::*;
     use http::header::CONTENT_TYPE;
-    use http::{HeaderName, HeaderValue, StatusCode};
+    use http::{HeaderName, HeaderValue};
 
     fn head(framing: Framing, media_type: &'static str) -> ResponseHead {
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        ResponseHead { status: StatusCode::OK, fields: fields.into(), framing, keep_alive: true }
+        ResponseHead { fields: fields.into(), framing, ..ResponseHead::awaited() }
     }
 
     #[test]

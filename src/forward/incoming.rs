@@ -2,15 +2,23 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::Worker;
+use super::head::Head;
 use crate::failure::Source;
 
 /// Request content, whatever the client speaks.
-pub struct Incoming(Inner);
+pub struct Incoming {
+    inner: Inner,
+    /// Whose request it is, and by whose rules its trailers pass. `None` until it is known, and where
+    /// there is no content.
+    request: Option<(Rc<Worker>, Rc<Head>)>,
+}
 
 enum Inner {
     Empty,
@@ -23,24 +31,47 @@ impl Incoming {
     /// No content.
     #[must_use]
     pub fn empty() -> Self {
-        Incoming(Inner::Empty)
+        Incoming::of(Inner::Empty)
     }
 
     /// What an HTTP/1.1 connection gives.
     pub fn http1(content: impl Body<Data = Bytes, Error = io::Error> + 'static) -> Self {
-        Incoming(Inner::Http1(Box::pin(content)))
+        Incoming::of(Inner::Http1(Box::pin(content)))
     }
 
     /// What an HTTP/2 stream gives.
     #[must_use]
     pub fn http2(content: hyper::body::Incoming) -> Self {
-        Incoming(if content.is_end_stream() { Inner::Empty } else { Inner::Http2(content) })
+        Incoming::of(if content.is_end_stream() { Inner::Empty } else { Inner::Http2(content) })
+    }
+
+    fn of(inner: Inner) -> Self {
+        Incoming { inner, request: None }
+    }
+
+    /// Lets the trailers pass that may, by the rules of this request.
+    pub fn belongs_to(&mut self, worker: &Rc<Worker>, head: &Rc<Head>) {
+        if !matches!(self.inner, Inner::Empty) {
+            self.request = Some((Rc::clone(worker), Rc::clone(head)));
+        }
+    }
+
+    /// The frame, without trailers that may not pass; `None` if nothing is left of it.
+    fn clean(&self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        match frame.into_trailers() {
+            Err(data) => Some(data),
+            Ok(mut trailers) => {
+                let (worker, head) = self.request.as_ref()?;
+                worker.forwarded.clean_trailers(&mut trailers, &head.fields);
+                (!trailers.is_empty()).then(|| Frame::trailers(trailers))
+            }
+        }
     }
 }
 
 impl std::fmt::Debug for Incoming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.inner {
             Inner::Empty => "Incoming::Empty",
             Inner::Http1(_) => "Incoming::Http1",
             Inner::Http2(_) => "Incoming::Http2",
@@ -56,20 +87,24 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
-        match &mut self.get_mut().0 {
-            Inner::Empty => Poll::Ready(None),
-            Inner::Http1(content) => content
-                .as_mut()
-                .poll_frame(cx)
-                .map(|frame| frame.map(|it| it.map_err(Source::from))),
-            Inner::Http2(content) => Pin::new(content)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|it| it.map_err(Source::from))),
-        }
+        let this = self.get_mut();
+        let frame = match &mut this.inner {
+            Inner::Empty => None,
+            Inner::Http1(content) => {
+                ready!(content.as_mut().poll_frame(cx)).map(|it| it.map_err(Source::from))
+            }
+            Inner::Http2(content) => {
+                ready!(Pin::new(content).poll_frame(cx)).map(|it| it.map_err(Source::from))
+            }
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => this.clean(frame).map(Ok),
+            end => end,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Empty => true,
             Inner::Http1(content) => content.is_end_stream(),
             Inner::Http2(content) => content.is_end_stream(),
@@ -77,7 +112,7 @@ impl Body for Incoming {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Http1(content) => content.size_hint(),
             Inner::Http2(content) => content.size_hint(),

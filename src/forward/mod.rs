@@ -17,9 +17,11 @@ pub mod client;
 pub mod content;
 pub mod current;
 pub mod entrance;
+pub mod forwarded;
 pub mod head;
 pub mod hold;
 pub mod incoming;
+pub mod max_forwards;
 pub mod peer;
 pub mod replay;
 pub mod reply;
@@ -36,12 +38,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderValue, Method, Version};
 use http_body::Body as _;
-use ipnet::IpNet;
 use tokio::time::Instant;
 
 use client::Client;
+use forwarded::Forwarded;
 use head::{Extended, Fields, Head, Known};
 use incoming::Incoming;
 use peer::Peer;
@@ -52,7 +54,8 @@ use settle::{Held, Subject};
 
 use crate::config::model::{self, Config};
 use crate::failure::rehearsal::{self, Rehearsal};
-use crate::failure::{ClientFailure, Failure, Kind, Phase, Protocol, render};
+use crate::failure::{ClientFailure, Protocol, render};
+use crate::message::via;
 use crate::route::{NoRoute, Router};
 use crate::telemetry::Telemetry;
 use crate::telemetry::journal::Journal;
@@ -83,17 +86,48 @@ pub struct Worker {
     pub scratch: Scratch,
     /// Our name in Via.
     pub name: Box<str>,
-    /// What responses say in Via (RFC 9110 §7.6.3).
-    pub via: HeaderValue,
+    /// What responses say in Via.
+    pub via: Vias,
     /// How many configurations came before this one.
     pub generation: u64,
     router: Router,
     routes: Vec<Rc<Route>>,
-    trusted: Vec<IpNet>,
-    reserved: Vec<HeaderName>,
+    /// What the app is told about a client, and by whom.
+    pub forwarded: Forwarded,
     /// Whether an upstream wants to know both ends of a client's connection.
     pub tells_addresses: bool,
     ids: RefCell<RequestIds>,
+}
+
+/// What responses say in Via, by the version that they were received over (RFC 9110 §7.6.3).
+#[derive(Debug)]
+pub struct Vias {
+    http_10: HeaderValue,
+    http_11: HeaderValue,
+    http_2: HeaderValue,
+}
+
+impl Vias {
+    fn new(name: &str) -> Self {
+        let value = |version| {
+            let value = HeaderValue::try_from(format!("{}{name}", via::protocol(version)));
+            // Names are plain: this cannot fail.
+            value.unwrap_or(HeaderValue::from_static("1.1 seawall"))
+        };
+        Vias {
+            http_10: value(Version::HTTP_10),
+            http_11: value(Version::HTTP_11),
+            http_2: value(Version::HTTP_2),
+        }
+    }
+
+    fn of(&self, received: Version) -> &HeaderValue {
+        match received {
+            Version::HTTP_2 => &self.http_2,
+            Version::HTTP_10 => &self.http_10,
+            _ => &self.http_11,
+        }
+    }
 }
 
 /// A route, resolved for one worker.
@@ -138,10 +172,8 @@ impl Worker {
             Some(name) => (&**name).into(),
             None => request_id::pseudonym().into(),
         };
-        let via = HeaderValue::try_from(format!("1.1 {name}"));
         Worker {
-            // Names are plain: this cannot fail.
-            via: via.unwrap_or(HeaderValue::from_static("1.1 seawall")),
+            via: Vias::new(&name),
             name,
             access_log: config.log.access,
             clients: config.clients.clone(),
@@ -150,8 +182,7 @@ impl Worker {
             generation: previous.map_or(0, |previous| previous.generation + 1),
             router: Router::new(&config.routes),
             routes: routes.collect(),
-            trusted: config.forwarded.trusted.clone(),
-            reserved: entrance::reserved(config),
+            forwarded: Forwarded::new(config, Arc::clone(&metrics)),
             tells_addresses: config.upstreams.iter().any(|known| known.proxy_protocol.is_some()),
             ids: RefCell::new(RequestIds::new()),
             metrics,
@@ -171,7 +202,7 @@ impl Worker {
     /// Whether this is a proxy that is believed.
     #[must_use]
     pub fn trusts(&self, address: std::net::IpAddr) -> bool {
-        self.trusted.iter().any(|net| net.contains(&address))
+        self.forwarded.trusts(address)
     }
 }
 
@@ -195,14 +226,25 @@ pub async fn handle(
         // What is rare is boxed: this future is moved for every request.
         Err(refused) => return Box::pin(refused.settle(&client, head.version)).await,
     };
-    let Admitted { route, host, held, asked, body, framing, expects_continue, may_hold } = admitted;
+    let Admitted {
+        route,
+        host,
+        held,
+        asked,
+        body,
+        framing,
+        expects_continue,
+        may_hold,
+        max_forwards,
+    } = admitted;
     let outgoing = Outgoing {
         head: &head,
         extra: Extra {
             peer: &client.peer,
             host,
             via: &worker.name,
-            reserved: &worker.reserved,
+            forwarded: &worker.forwarded,
+            max_forwards,
             request_id: id.as_bytes(),
             framing,
             upgrade: asked.is_some(),
@@ -241,6 +283,7 @@ struct Admitted<'h> {
     framing: Framing,
     expects_continue: bool,
     may_hold: bool,
+    max_forwards: Option<u64>,
 }
 
 /// Finds the request's route, and what speaks against taking it.
@@ -249,8 +292,9 @@ fn admit<'h>(
     client: &Client,
     head: &'h Rc<Head>,
     id: &RequestId,
-    body: Incoming,
+    mut body: Incoming,
 ) -> Result<Admitted<'h>, Box<Refused>> {
+    body.belongs_to(worker, head);
     if let Some(port) = client.peer.entrance.redirect {
         return Err(entrance::redirect(worker, client, head, body, port, id));
     }
@@ -311,10 +355,12 @@ fn admit<'h>(
         (Framing::Length(length), Some(limit)) => length > limit,
         _ => false,
     };
+    let max_forwards = max_forwards::read(head);
+    let passes = via::passes(head.fields.all(Known::Via), &worker.name);
     let reply = match rehearsal {
-        _ if check::is_loop(&head.fields, &worker.name) => {
-            held.answer(Failure::new(Kind::ProxyLoopDetected, Phase::Send))
-        }
+        _ if passes > worker.forwarded.max_passes => held.looped(),
+        _ if max_forwards.is_err() => held.refuse(ClientFailure::BadRequest),
+        _ if max_forwards == Ok(Some(0)) => held.conclude_here(),
         Err(rehearsal::Unknown) => held.refuse(ClientFailure::BadRequest),
         Ok(Some(instead @ Rehearsal { after: None, .. })) => held.answer(instead.failure()),
         Ok(_) if is_too_large => held.refuse(ClientFailure::ContentTooLarge),
@@ -330,6 +376,7 @@ fn admit<'h>(
                 framing,
                 expects_continue,
                 may_hold,
+                max_forwards: max_forwards.ok().flatten().map(|left| left - 1),
             });
         }
     };

@@ -5,24 +5,28 @@
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
 use bytes::BytesMut;
-use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE, VIA};
 use http::{Method, Version};
 
+use super::forwarded::Forwarded;
 use super::head::{Fields, Head, Known};
 use super::peer::Peer;
 use crate::failure::ClientFailure;
+use crate::message::field::InRequest;
+pub use crate::message::field::X_REQUEST_ID;
+use crate::message::listed::{self, Listed};
+use crate::message::via;
 use crate::telemetry::request_id;
 use crate::telemetry::spans::Recording;
 use crate::telemetry::spans::context::TRACEPARENT;
 use crate::upstream::framing::{Absence, Announced, Framing};
 use crate::upstream::http1::lines::Run;
-use crate::upstream::http1::upload::extend_field;
+use crate::upstream::http1::upload::{extend_decimal, extend_field};
 
-/// `X-Request-Id`: what ties the answer, the log and the journal together.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The id that this request will be known by: the client's own if it is trusted with it.
 pub fn trusted_id<'r>(head: &'r Head, peer: &Peer) -> Option<&'r str> {
@@ -62,8 +66,10 @@ pub struct Extra<'r> {
     pub host: &'r str,
     /// Our name in Via.
     pub via: &'r str,
-    /// Fields that only we may set.
-    pub reserved: &'r [HeaderName],
+    /// What the app is told about a client, and by whom.
+    pub forwarded: &'r Forwarded,
+    /// What is left of Max-Forwards, where it counts.
+    pub max_forwards: Option<u64>,
     /// The request's id.
     pub request_id: &'r [u8],
     /// How the content is framed.
@@ -240,13 +246,17 @@ pub fn http2(
 /// Writes the client's fields that are the same in every version.
 fn end_to_end(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     let listed = connection_options(&head.fields);
-    let trusted = extra.peer.trusted.get();
+    let peer = extra.peer;
     out.pass(&head.fields, |known, name| {
-        known.is_some_and(|known| is_rewritten(known, trusted))
-            || listed.iter().any(|listed| listed.eq_ignore_ascii_case(name))
-            || extra.reserved.iter().any(|reserved| is_like(name, reserved))
+        extra.forwarded.stays_behind(known, name, peer)
+            // What a trusted proxy has said of the client cannot be removed by a client's option.
+            || (listed.contains(name) && !known.is_some_and(is_told))
+            || (known == Some(Known::MaxForwards) && extra.max_forwards.is_some())
             || extra.recording.is_some_and(|recording| recording.replaces(name))
     });
+    if let Some(left) = extra.max_forwards {
+        out.write(&MAX_FORWARDS, |out| extend_decimal(out, left));
+    }
     if let Some((name, value)) = &extra.peer.identity {
         out.copy(name, value);
     }
@@ -262,45 +272,18 @@ fn ours(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     }
 }
 
-/// Whether an app may take one name for the other: CGI and its descendants (WSGI, Rack, PHP) know no
-/// difference between `-` and `_` (RFC 3875 §4.1.18).
-fn is_like(name: &[u8], reserved: &HeaderName) -> bool {
-    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    let reserved = reserved.as_str().as_bytes();
-    name.len() == reserved.len() && name.iter().map(plain).eq(reserved.iter().map(plain))
-}
-
-/// Fields that this file writes itself, or that stay behind.
-fn is_rewritten(field: Known, trusted: bool) -> bool {
-    match field {
-        Known::Accept | Known::ContentType | Known::Expect => false,
-        // A trusted proxy has seen the client's own scheme and host: they are kept.
-        Known::XForwardedHost | Known::XForwardedProto => !trusted,
-        Known::Connection
-        | Known::ContentLength
-        | Known::Cookie
-        | Known::Forwarded
-        | Known::HopByHop
-        | Known::Host
-        | Known::Rehearse
-        | Known::Te
-        | Known::TransferEncoding
-        | Known::Upgrade
-        | Known::Via
-        | Known::XForwardedFor
-        | Known::XRequestId => true,
-    }
+/// Returns `true` if a proxy in front of us says it in our place.
+fn is_told(known: Known) -> bool {
+    known.in_request() == InRequest::Told
 }
 
 /// RFC 9110 §7.6.1: every field that any Connection line lists is for this hop only. `get` would
 /// give the first line alone.
-fn connection_options(fields: &Fields) -> Vec<&[u8]> {
+pub fn connection_options(fields: &Fields) -> Listed<&[u8]> {
     if !fields.has(Known::Connection) {
-        return Vec::new();
+        return Listed::default();
     }
-    let lines = fields.all(Known::Connection);
-    let options = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    options.filter(|option| !option.is_empty()).collect()
+    listed::options(fields.all(Known::Connection))
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 clients may split the cookie; HTTP/1.1 knows one line.
@@ -345,19 +328,19 @@ fn absence(head: &Head) -> Absence {
     }
 }
 
-/// The version in Via (RFC 9110 §7.6.3) of a message received over `version`.
-fn via_version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "2.0 ",
-        Version::HTTP_10 => "1.0 ",
-        _ => "1.1 ",
-    }
-}
-
+/// RFC 9110 §7.6.3. The ways that came before stay: others find loops by them. Of what strangers say,
+/// only what has the form of a way stays.
 fn via(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     out.write(&VIA, |out| {
-        append(out, head, Known::Via);
-        out.extend_from_slice(via_version(head.version).as_bytes());
+        if extra.peer.trusted.get() {
+            append(out, head, Known::Via);
+        } else {
+            for member in head.fields.all(Known::Via).flat_map(via::members) {
+                out.extend_from_slice(member.text);
+                out.extend_from_slice(b", ");
+            }
+        }
+        out.extend_from_slice(via::protocol(head.version).as_bytes());
         out.extend_from_slice(extra.via.as_bytes());
     });
 }
@@ -369,6 +352,10 @@ fn forwarding(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
     out.write(&X_FORWARDED_FOR, |out| {
         append_trusted(out, head, peer, Known::XForwardedFor);
         out.extend_from_slice(text.as_bytes());
+    });
+    out.write(&X_REAL_IP, |out| match extra.forwarded.client_address(&head.fields, peer) {
+        address if address == peer.address => out.extend_from_slice(text.as_bytes()),
+        address => out.extend_from_slice(address.to_string().as_bytes()),
     });
     if !(peer.trusted.get() && head.fields.has(Known::XForwardedProto)) {
         out.write(&X_FORWARDED_PROTO, |out| out.extend_from_slice(peer.scheme.as_bytes()));
@@ -422,12 +409,18 @@ mod tests {
     use super::super::head::tests::{both, read};
     use super::*;
 
-    fn extra<'r>(peer: &'r Peer, host: &'r str, framing: Framing) -> Extra<'r> {
+    fn extra<'r>(
+        rules: &'r Forwarded,
+        peer: &'r Peer,
+        host: &'r str,
+        framing: Framing,
+    ) -> Extra<'r> {
         Extra {
             peer,
             host,
             via: "seawall",
-            reserved: &RESERVED,
+            forwarded: rules,
+            max_forwards: None,
             request_id: b"id-1",
             framing,
             recording: None,
@@ -436,13 +429,16 @@ mod tests {
         }
     }
 
-    static RESERVED: [HeaderName; 1] = [HeaderName::from_static("x-user")];
+    fn rules() -> Forwarded {
+        Forwarded::of(&["10.0.0.0/8"], &["x-client-ip"], &["x-user"])
+    }
 
     /// What becomes of these fields, in whatever form they come.
     fn write(heads: &[Head; 2], trusted: bool, framing: Framing) -> String {
         let peer = Peer::new([10, 0, 0, 9].into(), "http", trusted);
+        let rules = rules();
         let [map, lines] = heads.each_ref().map(|head| {
-            let extra = extra(&peer, check::host(head).unwrap(), framing);
+            let extra = extra(&rules, &peer, check::host(head).unwrap(), framing);
             String::from_utf8(http1(head, &extra).head().to_vec()).unwrap()
         });
         assert_eq!(map, lines);
@@ -455,8 +451,8 @@ mod tests {
         assert_eq!(
             write(&heads, false, Framing::Empty),
             "GET /a?b=c HTTP/1.1\r\nhost: h.test\r\nx: 1\r\nvia: 1.1 seawall\r\n\
-             x-forwarded-for: 10.0.0.9\r\nx-forwarded-proto: http\r\nx-forwarded-host: h.test\r\n\
-             forwarded: for=10.0.0.9;host=\"h.test\";proto=http\r\nx-request-id: id-1\r\n\r\n"
+             x-forwarded-for: 10.0.0.9\r\nx-real-ip: 10.0.0.9\r\nx-forwarded-proto: http\r\n\
+             x-forwarded-host: h.test\r\nforwarded: for=10.0.0.9;host=\"h.test\";proto=http\r\nx-request-id: id-1\r\n\r\n"
         );
     }
 
@@ -473,7 +469,8 @@ mod tests {
                 .header("cookie", "b=2"),
         );
         let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
-        let extra = extra(&peer, "h.test", Framing::Length(5));
+        let rules = rules();
+        let extra = extra(&rules, &peer, "h.test", Framing::Length(5));
         let [map, lines] = heads.map(|head| http2(&head, &extra, "https").unwrap().into_parts().0);
         assert_eq!((map.uri(), map.headers()), (lines.uri(), lines.headers()));
         assert_eq!(map.uri(), "https://h.test/a?b=c");
@@ -547,7 +544,8 @@ mod tests {
     fn ipv6_clients_are_quoted_in_forwarded() {
         let [head, _] = both(http::Request::get("/").header("host", "h"));
         let peer = Peer::new("2001:db8::1".parse().unwrap(), "https", false);
-        let extra = extra(&peer, "h", Framing::Empty);
+        let rules = rules();
+        let extra = extra(&rules, &peer, "h", Framing::Empty);
         let written = String::from_utf8(http1(&head, &extra).head().to_vec()).unwrap();
         assert!(written.contains("forwarded: for=\"[2001:db8::1]\";host=\"h\";proto=https\r\n"));
     }
@@ -558,7 +556,8 @@ mod tests {
         let fields = read(text.to_vec());
         let head = Head { version: Version::HTTP_11, fields, ..Head::default() };
         let peer = Peer::new([10, 0, 0, 9].into(), "http", false);
-        let written = http1(&head, &extra(&peer, "h", Framing::Empty)).into_parts().0;
+        let rules = rules();
+        let written = http1(&head, &extra(&rules, &peer, "h", Framing::Empty)).into_parts().0;
         let expected =
             b"GET / HTTP/1.1\r\nhost: h\r\nX-Some-Thing: A b\r\nX: 1\r\nX-Empty: \r\nvia:";
         assert!(written.starts_with(expected), "{written:?}");

@@ -5,11 +5,12 @@
 //! [`Held::commit`] every failure is still an answer.
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use http::header::{CONTENT_ENCODING, RETRY_AFTER};
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::content::{Content, Ending, Relayed, Source};
+use super::content::{Content, Ending, Relayed, Source, without};
 use super::hold;
 use super::reply::Reply;
 use super::retry::Answered;
@@ -72,25 +73,26 @@ pub fn respond(
         }
     }
 
-    let version = held.subject().map_or(http::Version::HTTP_11, |subject| subject.head.version);
+    let version = held.subject().map_or(Version::HTTP_11, |subject| subject.head.version);
     let rehearsal = held.subject().and_then(|subject| subject.rehearsal);
     let is_grpc = held.subject().is_some_and(|subject| subject.grpc.is_some());
     let length = hold::length(&head);
-    let (status, mut fields) = (head.status, head.fields);
-    add_fields(&mut fields, &held);
+    let ResponseHead { status, version: received, mut fields, listed, .. } = head;
+    add_fields(&mut fields, received, &held);
     let committed = held.commit(status.as_u16());
     let body = if content.whole {
         let now = now.unwrap_or_else(Instant::now);
         source.finish(now);
         committed.finish(now);
         client.served.set(Some(now));
-        Content::held(content.pieces, content.trailers)
+        let trailers = content.trailers.and_then(|it| without(*it, listed.as_deref()));
+        Content::held(content.pieces, trailers.map(Box::new))
     } else {
         source.passage = source.passage.and_then(|passage| passage.begun(source.outcome));
         let events = (route.settings.sse_event && length.is_none() && is_readable_events(&fields))
             .then(|| Box::new(Events::new(route.settings.hold.bytes.max(LEAST_EVENT))));
         // For an HTTP/1.0 client the end of the connection is the end of the content.
-        let reset = (version == http::Version::HTTP_10).then(|| client.reset.clone());
+        let reset = (version == Version::HTTP_10).then(|| client.reset.clone());
         Content::relayed(Relayed {
             held: content.pieces,
             ending: Ending::default(),
@@ -98,8 +100,9 @@ pub fn respond(
             source,
             committed: Some(committed),
             length,
+            listed,
             reset,
-            trailers_tell: is_grpc && version == http::Version::HTTP_2,
+            trailers_tell: is_grpc && version == Version::HTTP_2,
             rehearsal,
         })
     };
@@ -148,8 +151,8 @@ fn prefix(pieces: &Pieces) -> Bytes {
     prefix.freeze()
 }
 
-/// The two fields that every response through seawall has.
-pub fn add_fields(fields: &mut Fields, held: &Held) {
+/// The two fields that every response through seawall has; it was `received` over this version.
+pub fn add_fields(fields: &mut Fields, received: Version, held: &Held) {
     let Some(subject) = held.subject() else { return };
-    fields.add_ours(&subject.worker.via, subject.id.as_bytes());
+    fields.add_ours(subject.worker.via.of(received), subject.id.as_bytes());
 }

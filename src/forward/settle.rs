@@ -8,6 +8,8 @@
 //! | from | event | to | counted as |
 //! | --- | --- | --- | --- |
 //! | `Held` | `answer(failure)` | our answer | `normalized` |
+//! | `Held` | `refuse(failure)`, `looped` | our answer | a client's failure |
+//! | `Held` | `conclude_here` | our answer | – |
 //! | `Held` | `recovered(failure)` | `Held` | `recovered` |
 //! | `Held` | `commit(status)` | `Committed` | – |
 //! | `Held`, `Committed` | dropped | – | `client_gone` |
@@ -23,13 +25,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::head::{Head, Known};
+use super::max_forwards;
 use super::reply::Reply;
 use super::spans::owner;
 use super::{Route, Worker};
 use crate::failure::policy::{Decision, Policy};
 use crate::failure::rehearsal::Rehearsal;
 use crate::failure::render::{self, Answer, CloseFrame};
-use crate::failure::{ClientFailure, Failure, Outcome, Protocol};
+use crate::failure::{ClientFailure, Failure, Kind, Outcome, Phase, Protocol};
 use crate::telemetry::journal::Entry;
 use crate::telemetry::log::{AccessLine, FailureLine};
 use crate::telemetry::metrics::SessionSummary;
@@ -104,15 +107,7 @@ impl Held {
     /// Answers with the failure.
     pub fn answer(mut self, failure: Failure) -> Reply {
         let Some(subject) = self.subject.take() else { return nothing() };
-        let decision = policy(&subject).decide(&failure);
-        let id = subject.id.as_str();
-        let answer = match &subject.grpc {
-            Some(content_type) => render::grpc(&failure, id, content_type),
-            None => {
-                let (templates, accept) = (policy(&subject).templates(), accept(&subject));
-                render::http_from(templates, &failure, decision, id, accept)
-            }
-        };
+        let answer = answer(&subject, &failure);
         let sent = Sent { status: Some(answer.status.as_u16()), close_code: None };
         settle(&subject, failure, Outcome::Normalized, &sent);
         reply(&subject, answer)
@@ -124,6 +119,25 @@ impl Held {
         blame_client(&subject, failure);
         let answer = render::client(failure, subject.id.as_str(), accept(&subject));
         reply(&subject, answer)
+    }
+
+    /// Answers a request that has come past this seawall too often. The client, or what the client has
+    /// asked, made the loop: no upstream has failed.
+    pub fn looped(mut self) -> Reply {
+        let Some(subject) = self.subject.take() else { return nothing() };
+        blame_client(&subject, ClientFailure::Loop);
+        let answer = answer(&subject, &Failure::new(Kind::ProxyLoopDetected, Phase::Send));
+        reply(&subject, answer)
+    }
+
+    /// Answers a request that goes no further, because its Max-Forwards is 0, as its last recipient.
+    pub fn conclude_here(mut self) -> Reply {
+        let Some(subject) = self.subject.take() else { return nothing() };
+        let answer = max_forwards::answer(&subject.head, subject.id.as_str());
+        let status = answer.status.as_u16();
+        let response = Reply::of(answer, subject.head.version, false);
+        ended(&subject, status);
+        response
     }
 
     /// There is no room for this request now: 503, nobody's failure but ours.
@@ -267,6 +281,19 @@ impl Drop for Committed {
 
 fn policy(subject: &Subject) -> &Policy {
     &subject.route.settings.policy
+}
+
+/// The answer that says this failure, in the words of the client's protocol.
+fn answer(subject: &Subject, failure: &Failure) -> Answer {
+    let id = subject.id.as_str();
+    match &subject.grpc {
+        Some(content_type) => render::grpc(failure, id, content_type),
+        None => {
+            let decision = policy(subject).decide(failure);
+            let (templates, accept) = (policy(subject).templates(), accept(subject));
+            render::http_from(templates, failure, decision, id, accept)
+        }
+    }
 }
 
 fn accept(subject: &Subject) -> Option<&[u8]> {

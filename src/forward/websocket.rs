@@ -98,7 +98,7 @@ pub fn respond(
             fields.remove(&name);
         }
     }
-    response::add_fields(&mut fields, &held);
+    response::add_fields(&mut fields, head.version, &held);
     route.upstream.report(&endpoint, Outcome::Served);
     passage.into_iter().for_each(|passage| passage.settle(Outcome::Served));
     let connection = exchange.into_upgraded();

@@ -26,8 +26,8 @@ use crate::forward::content;
 use crate::forward::current::Current;
 use crate::forward::head::Head;
 use crate::forward::incoming::Incoming;
-use crate::forward::request::X_REQUEST_ID;
 use crate::forward::{Worker, handle, websocket};
+use crate::message::field::X_REQUEST_ID;
 use crate::upstream::deadline::Deadline;
 
 /// Streams that the client has reset before we looked at them; one more is an attack.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, Version};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -21,15 +21,21 @@ pub use super::framing::Framing;
 use super::pool::{Connection, Reusable};
 use super::{http1, http2};
 use crate::failure::{ClientFailure, Failure, Source};
+use crate::message::listed::Listed;
 
 /// A parsed response head.
 #[derive(Debug)]
 pub struct ResponseHead {
     /// 100 to 999.
     pub status: StatusCode,
+    /// What it came over.
+    pub version: Version,
     /// What the client may see: end-to-end fields only (RFC 9110 §7.6.1). For a 101 also
     /// `Upgrade` and `Connection`, which its check needs.
     pub fields: Fields,
+    /// The fields that its Connection lists: they do not pass as trailers either. Boxed: there are
+    /// hardly ever any.
+    pub listed: Option<Box<Listed<HeaderName>>>,
     /// How the content is delimited.
     pub framing: Framing,
     /// Whether the connection may carry another request (RFC 9112 §9.3).
@@ -37,12 +43,20 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// What every head over HTTP/2 has.
+    #[must_use]
+    pub fn over_http2() -> Self {
+        ResponseHead { version: Version::HTTP_2, keep_alive: true, ..Self::awaited() }
+    }
+
     /// The place of one that has not come.
     #[must_use]
     pub fn awaited() -> Self {
         ResponseHead {
             status: StatusCode::OK,
+            version: Version::HTTP_11,
             fields: Fields::none(),
+            listed: None,
             framing: Framing::Empty,
             keep_alive: false,
         }

@@ -11,74 +11,15 @@ use bytes::{BufMut, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, VIA};
 use http::{HeaderMap, StatusCode, Version};
 
-use super::http1::lines::{Line, Run, is_name};
+use super::http1::lines::{Line, Run};
 use super::http1::upload::extend_field;
+pub use crate::message::field::{Known, X_REQUEST_ID};
+use crate::message::listed::Listed;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Room for the fields of an answer of ours, and for its content.
 const ROOM: usize = 1024;
-
-/// A field of a response that somebody asks for, or that speaks to this hop only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// Connection.
-    Connection,
-    /// Content-Length.
-    ContentLength,
-    /// Content-Type.
-    ContentType,
-    /// Date.
-    Date,
-    /// Another one that describes the connection (RFC 9110 §7.6.1).
-    HopByHop,
-    /// Transfer-Encoding.
-    TransferEncoding,
-    /// Upgrade.
-    Upgrade,
-    /// X-Accel-Buffering.
-    XAccelBuffering,
-    /// X-Request-Id.
-    XRequestId,
-}
-
-impl Known {
-    /// Which one has this name, in whatever case.
-    #[must_use]
-    pub fn of(name: &[u8]) -> Option<Self> {
-        // By length first: most fields are told apart by it without a comparison.
-        Some(match name.len() {
-            2 if is_name(name, b"te") => Known::HopByHop,
-            4 if is_name(name, b"date") => Known::Date,
-            7 if is_name(name, b"upgrade") => Known::Upgrade,
-            10 if is_name(name, b"connection") => Known::Connection,
-            10 if is_name(name, b"keep-alive") => Known::HopByHop,
-            12 if is_name(name, b"content-type") => Known::ContentType,
-            12 if is_name(name, b"x-request-id") => Known::XRequestId,
-            14 if is_name(name, b"content-length") => Known::ContentLength,
-            16 if is_name(name, b"proxy-connection") => Known::HopByHop,
-            17 if is_name(name, b"transfer-encoding") => Known::TransferEncoding,
-            17 if is_name(name, b"x-accel-buffering") => Known::XAccelBuffering,
-            18 if is_name(name, b"proxy-authenticate") => Known::HopByHop,
-            19 if is_name(name, b"proxy-authorization") => Known::HopByHop,
-            _ => return None,
-        })
-    }
-
-    /// Whether it is for this hop only, as what describes the connection or frames the content.
-    #[must_use]
-    pub fn is_of_this_hop(self) -> bool {
-        match self {
-            Known::Connection
-            | Known::ContentLength
-            | Known::HopByHop
-            | Known::TransferEncoding
-            | Known::Upgrade => true,
-            Known::ContentType | Known::Date | Known::XAccelBuffering | Known::XRequestId => false,
-        }
-    }
-}
 
 /// End-to-end fields, and what we add to them.
 #[derive(Debug)]
@@ -215,13 +156,17 @@ impl Lines {
     }
 
     fn remove(&mut self, unwanted: &HeaderName) {
+        self.keep(|name| !is(name, unwanted));
+    }
+
+    fn keep(&mut self, stays: impl Fn(&[u8]) -> bool) {
         let mut kept = Lines {
             text: BytesMut::with_capacity(self.text.capacity()),
             start: self.start,
             ..Lines::default()
         };
         kept.text.put_slice(self.text.get(..self.start.into()).unwrap_or_default());
-        for (name, value) in self.iter().filter(|(name, _)| !is(name, unwanted)) {
+        for (name, value) in self.iter().filter(|(name, _)| stays(name)) {
             kept.push(name, value);
         }
         *self = kept;
@@ -327,6 +272,16 @@ impl Fields {
                 map.remove(name);
             }
             Fields::Lines(lines) => lines.remove(name),
+        }
+    }
+
+    /// Removes every line whose name is listed, all of them in one pass.
+    pub fn remove_listed(&mut self, listed: &Listed<HeaderName>) {
+        match self {
+            Fields::Map(map) => listed.iter().for_each(|name| {
+                map.remove(name);
+            }),
+            Fields::Lines(lines) => lines.keep(|name| !listed.contains(name)),
         }
     }
 
@@ -463,7 +418,7 @@ mod tests {
                 reader.read(head.as_bytes(), &limits, Known::of).unwrap().unwrap();
                 let mut passed = Lines::new(StatusCode::OK, 0);
                 let is_hop =
-                    |line: &Line<Known>| Ok::<_, ()>(line.known.is_some_and(Known::is_of_this_hop));
+                    |line: &Line<Known>| Ok::<_, ()>(line.known.is_some_and(Known::stays_behind));
                 passed.pass(head.as_bytes(), reader.lines(), is_hop).unwrap();
                 let fields = Fields::Lines(passed);
                 assert_eq!(fields.content_type(), Some(&b"a/b"[..]));

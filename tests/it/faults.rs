@@ -161,7 +161,7 @@ const ELSEWHERE: &[(Kind, &str)] = &[
     (Kind::WebsocketProtocolError, "websocket: the fault table"),
     (Kind::ProxyInternalError, "our own fault: nobody knows how to cause it"),
     (Kind::ProxyConfigurationError, "routes: a request that no route takes"),
-    (Kind::ProxyLoopDetected, "smuggling: a request that has been here before"),
+    (Kind::ProxyLoopDetected, "loops: a client's, never an upstream's"),
 ];
 
 #[test]

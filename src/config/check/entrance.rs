@@ -15,6 +15,7 @@ use super::super::model::{
 use super::super::raw::Span;
 use super::super::scope::Scope;
 use super::{Base, failures, listener, wrong};
+use crate::message::field;
 
 /// Fewer characters can be guessed.
 const LEAST_TOKEN: usize = 16;
@@ -23,28 +24,6 @@ const MOST_TOKEN: usize = 1024;
 
 /// The longest host name (RFC 1035 §2.3.4).
 const MOST_HOST: usize = 253;
-
-/// Fields that mean something else already.
-const TAKEN: &[&str] = &[
-    "authorization",
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-request-id",
-];
 
 pub(super) fn listener_tls(section: Scope<'_>, base: Base<'_>) -> ListenerTls {
     let meaning =
@@ -114,7 +93,8 @@ fn client_certificates(tls: &Scope<'_>, base: Base<'_>) -> Option<ClientCertific
     let field = match field {
         None => Some(HeaderName::from_static("client-cert")),
         Some(found) => failures::field_name(&section, &found).filter(|name| {
-            let free = !TAKEN.contains(&name.as_str());
+            let name = name.as_str().as_bytes();
+            let free = field::is_keepable(name).unwrap_or_else(|| field::may_be_trailer(name));
             if !free {
                 wrong(&section, "field", &found, "write a name of its own, such as X-Client-Cert");
             }

@@ -28,6 +28,7 @@ use super::model::{
     Admin, Clients, Config, Forwarded, Journal, Listener, Log, LogFormat, Shutdown, WebSocket,
 };
 use super::scope::{Found, Scope};
+use crate::message::field;
 
 /// Where relative paths in the file begin.
 #[derive(Clone, Copy, Debug)]
@@ -249,8 +250,8 @@ fn clients(root: &Scope<'_>) -> Clients {
 }
 
 fn forwarded(root: &Scope<'_>) -> Forwarded {
-    let section = root.section("forwarded", "Who may set forwarding fields and request ids.");
-    let meaning = "Proxies in front of seawall: their X-Forwarded-*, Forwarded and X-Request-Id are kept and appended to; everybody else's are replaced.";
+    let section = root.section("forwarded", "What upstreams are told about a client, and by whom.");
+    let meaning = "Proxies in front of seawall: their X-Forwarded-*, Forwarded, X-Real-IP and X-Request-Id are kept and appended to, and other proxies' identity fields pass; everybody else's are replaced or removed.";
     let mut trusted = Vec::new();
     for found in section.texts("trusted", "address or network, such as 10.0.0.0/8", false, meaning)
     {
@@ -263,7 +264,7 @@ fn forwarded(root: &Scope<'_>) -> Forwarded {
             }
         }
     }
-    let meaning = "What seawall calls itself in Via: a request that has come past this name is a loop. If not set, a name made at start.";
+    let meaning = "What seawall calls itself in Via: a request that has come past this name too often (`max_passes`) is a loop. If not set, a name made at start.";
     let mut name = None;
     if let Some(found) = section.text("name", "name", None, meaning) {
         match plain_name(&found.value) {
@@ -271,8 +272,39 @@ fn forwarded(root: &Scope<'_>) -> Forwarded {
             None => wrong(&section, "name", &found, "write 1 to 64 letters, digits, -, _ or ."),
         }
     }
+    let meaning = "Fields of other proxies that pass whoever sends them, such as CF-Connecting-IP: who a client is (from strangers removed otherwise), or where a request goes, such as X-Original-URL (removed from everybody otherwise).";
+    let mut keep = Vec::new();
+    for found in section.texts("keep", "field name", false, meaning) {
+        let name = http::HeaderName::from_bytes(found.value.as_bytes()).ok();
+        let keepable = name.as_ref().and_then(|name| field::is_keepable(name.as_str().as_bytes()));
+        match (name, keepable) {
+            (Some(name), Some(true)) => keep.push(name),
+            (Some(_), Some(false)) => {
+                let remedy = "seawall sets or needs it itself; proxies that may say who a client is belong into `trusted`";
+                wrong(&section, "keep", &found, remedy);
+            }
+            (Some(_), None) => {
+                wrong(
+                    &section,
+                    "keep",
+                    &found,
+                    "no rule removes it: it passes without being named",
+                );
+            }
+            (None, _) => {
+                wrong(&section, "keep", &found, "write a field name such as CF-Connecting-IP");
+            }
+        }
+    }
+    let max_passes = usize::try_from(section.integer(
+        "max_passes",
+        Forwarded::default().max_passes as u64,
+        (1, 1000),
+        "How often a request may have come past this seawall already; one that has come oftener is a loop.",
+    ));
+    let max_passes = max_passes.unwrap_or(Forwarded::default().max_passes);
     section.finish();
-    Forwarded { trusted, name }
+    Forwarded { trusted, name, keep, max_passes }
 }
 
 fn log(root: &Scope<'_>) -> Log {

@@ -106,6 +106,7 @@ const fn client_title(failure: ClientFailure) -> &'static str {
         ClientFailure::Misdirected => "This host is not served here.",
         ClientFailure::NoRoute => "Nothing is served at this address.",
         ClientFailure::UnsupportedProtocol => "This protocol is not served here.",
+        ClientFailure::Loop => "This request goes round in a loop.",
         ClientFailure::Gone => "The client closed the connection.",
         ClientFailure::WebsocketProtocolError => "The WebSocket protocol was violated.",
         ClientFailure::WebsocketMessageTooBig => "The WebSocket message is too big.",

@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
 use crate::failure::ClientFailure;
@@ -120,7 +121,14 @@ fn assemble(bytes: Bytes, reader: &mut Reader) -> Result<Request, ClientFailure>
         return Err(ClientFailure::UriTooLong);
     }
     let method = Method::from_bytes(method).map_err(|_| BAD)?;
-    let uri = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| BAD)?;
+    // No target has a fragment (RFC 9110 §4.2.5); `Uri` would cut it off.
+    if memchr::memchr(b'#', target).is_some() {
+        return Err(BAD);
+    }
+    let mut uri = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| BAD)?;
+    if method == Method::OPTIONS && is_bare_authority(target) {
+        uri = asterisk(uri).ok_or(BAD)?;
+    }
     let mut hop = Hop::default();
     for line in reader.lines() {
         if let Some(known) = line.known {
@@ -145,6 +153,20 @@ fn assemble(bytes: Bytes, reader: &mut Reader) -> Result<Request, ClientFailure>
             && version == Version::HTTP_11
             && framing != Framing::Empty,
     })
+}
+
+/// Returns `true` for an absolute-form target without path and query.
+fn is_bare_authority(target: &[u8]) -> bool {
+    let behind_scheme = memchr::memmem::find(target, b"://").map(|at| at + b"://".len());
+    let rest = behind_scheme.and_then(|at| target.get(at..));
+    rest.is_some_and(|rest| memchr::memchr2(b'/', b'?', rest).is_none())
+}
+
+/// The target of an OPTIONS that asks a server as a whole: `*` (RFC 9112 §3.2.4).
+fn asterisk(uri: Uri) -> Option<Uri> {
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    Uri::from_parts(parts).ok()
 }
 
 impl Hop {

@@ -7,9 +7,9 @@ use bytes::BytesMut;
 use http::header::CONTENT_LENGTH;
 use http::{StatusCode, Version};
 
+use crate::message::field::is_hop_by_hop;
 use crate::upstream::fields::{Fields, Lines};
 use crate::upstream::framing::{Absence, Announced, Framing};
-use crate::upstream::http1::head::is_hop_by_hop;
 use crate::upstream::http1::upload::extend_field;
 
 /// Where the minor version stands in a status line.

@@ -10,6 +10,7 @@ pub mod reading;
 mod upstream;
 mod websocket;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,7 @@ use prometheus::{
 };
 
 use crate::failure::{ClientFailure, Kind};
+use crate::message::field;
 use crate::telemetry::journal::file;
 use crate::telemetry::spans::export;
 use crate::telemetry::stderr;
@@ -88,6 +90,8 @@ pub struct Metrics {
     certificate_reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     config_loaded: IntGauge,
+    /// Which fields of clients have been removed before: each one's first removal is logged.
+    removals: Box<[AtomicBool]>,
 }
 
 /// Makes and registers families. A name that is taken, or a label that is not valid, would be a
@@ -202,6 +206,7 @@ impl Metrics {
             certificate_reloads: make.counter(&family::CERTIFICATE_RELOADS)?,
             certificate_expiry: make.gauge(&family::CERTIFICATE_EXPIRY)?,
             config_loaded,
+            removals: (0..field::ROW_COUNT).map(|_| AtomicBool::new(false)).collect(),
             registry: registry.clone(),
         };
         let process = prometheus::process_collector::ProcessCollector::for_self();
@@ -318,6 +323,12 @@ impl Metrics {
             failed: reloads("failed"),
             expiry: self.certificate_expiry.clone(),
         }
+    }
+
+    /// Returns `true` at the first call for this row of the table of fields.
+    pub fn is_first_removal(&self, row: usize) -> bool {
+        let cell = self.removals.get(row);
+        cell.is_some_and(|seen| !seen.swap(true, Ordering::Relaxed))
     }
 
     /// Everything in the text format 0.0.4.

@@ -332,7 +332,8 @@ impl FailureCells {
             upstream: upstream.to_owned(),
             cells: (0..count).map(|_| OnceLock::new()).collect(),
         };
-        for kind in Kind::ALL {
+        // A loop is a client's failure, and counted there.
+        for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::ProxyLoopDetected) {
             for phase in kind.phases() {
                 for (protocol, outcome) in plausible(*kind, *phase) {
                     if !protocols.contains(&protocol) {

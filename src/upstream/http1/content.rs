@@ -9,10 +9,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use super::head::{Reader, cut};
+use super::head::cut;
+use super::lines::Reader;
 use super::{MessageError, MessageLimits};
+use crate::message::field;
 use crate::upstream::exchange::Framing;
-use crate::upstream::fields::Known;
 
 /// Longest chunk-size line in bytes, extensions included. They are ignored (RFC 9112 §7.1.1) but
 /// have to be read.
@@ -232,13 +233,13 @@ fn trailers(buf: &mut BytesMut, limits: &MessageLimits) -> Result<Option<HeaderM
 }
 
 fn parse_fields(section: &[u8], limits: &MessageLimits) -> Result<HeaderMap, MessageError> {
-    let mut reader = Reader::of_fields();
+    let mut reader = Reader::<()>::of_fields();
     let limits = MessageLimits {
         head_bytes: limits.trailer_bytes,
         field_bytes: limits.trailer_bytes,
         ..*limits
     };
-    match reader.read(section, &limits, Known::of) {
+    match reader.read(section, &limits, |_| None) {
         Ok(Some(_)) => {}
         Err(MessageError::TooManyFields | MessageError::HeadTooLarge) => {
             return Err(MessageError::TrailersTooLarge);
@@ -250,8 +251,7 @@ fn parse_fields(section: &[u8], limits: &MessageLimits) -> Result<HeaderMap, Mes
     for line in reader.lines() {
         let name =
             HeaderName::from_bytes(line.name(section)).map_err(|_| MessageError::Trailers)?;
-        // RFC 9110 §6.5.1: framing and routing fields may not come as trailers.
-        if line.known.is_some_and(Known::is_of_this_hop) || is_routing(&name) {
+        if !field::may_be_trailer(line.name(section)) {
             continue;
         }
         let value =
@@ -259,10 +259,6 @@ fn parse_fields(section: &[u8], limits: &MessageLimits) -> Result<HeaderMap, Mes
         trailers.append(name, value);
     }
     Ok(trailers)
-}
-
-fn is_routing(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "host" | "trailer" | "content-encoding")
 }
 
 #[cfg(test)]

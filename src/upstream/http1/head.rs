@@ -6,10 +6,11 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 
 use super::lines::{self, Line};
 use super::{Malformed, MessageError, MessageLimits};
+use crate::message::listed::Listed;
 use crate::upstream::exchange::{Asked, Framing, ResponseHead};
 use crate::upstream::fields::{Fields, Known, Lines};
 
@@ -123,7 +124,7 @@ fn assemble(
         }
         Some(_) => {
             // Most heads fit in the smallest map but one, if it is not asked for more than is needed.
-            let is_theirs = |line: &&Line<Known>| !line.known.is_some_and(Known::is_of_this_hop);
+            let is_theirs = |line: &&Line<Known>| !line.known.is_some_and(Known::stays_behind);
             let theirs = reader.lines().iter().filter(is_theirs).count();
             let mut fields = Fields::from(HeaderMap::with_capacity(theirs + OURS));
             for line in reader.lines() {
@@ -134,8 +135,9 @@ fn assemble(
             fields
         }
     };
-    for name in &hop.listed {
-        fields.remove(name);
+    let listed = Listed::new(std::mem::take(&mut hop.listed));
+    if !listed.is_empty() {
+        fields.remove_listed(&listed);
     }
     if asked.upgrade && status == StatusCode::SWITCHING_PROTOCOLS {
         for value in &hop.connection {
@@ -163,7 +165,9 @@ fn assemble(
         && (!http_1_0 || hop.keep_alive)
         && framing != Framing::Close
         && !hop.announces_what_may_not_come(status);
-    Ok(ResponseHead { status, fields, framing, keep_alive })
+    let version = if http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let listed = (!listed.is_empty()).then(|| Box::new(listed));
+    Ok(ResponseHead { status, version, fields, listed, framing, keep_alive })
 }
 
 /// Via and X-Request-Id will be added to the fields, and hyper makes room for Date and Content-Length.
@@ -202,16 +206,10 @@ pub fn value_of(bytes: &Bytes, value: &[u8]) -> Result<HeaderValue, MessageError
     HeaderValue::from_maybe_shared(shared).map_err(|_| MessageError::Malformed(Malformed::Value))
 }
 
-/// RFC 9110 §7.6.1: fields that describe this connection, whatever `Connection` lists.
-#[must_use]
-pub fn is_hop_by_hop(name: &[u8]) -> bool {
-    Known::of(name).is_some_and(|known| known.is_of_this_hop() && known != Known::ContentLength)
-}
-
 impl<'b> Hop<'b> {
     /// Notes what concerns this hop, and says whether this line does.
     fn note(&mut self, line: &Line<Known>, head: &'b [u8]) -> Result<bool, MessageError> {
-        let Some(known) = line.known.filter(|known| known.is_of_this_hop()) else {
+        let Some(known) = line.known.filter(|known| known.stays_behind()) else {
             return Ok(false);
         };
         let value = line.value(head);

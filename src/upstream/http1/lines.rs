@@ -325,16 +325,6 @@ fn no_letters(word: u64) -> u64 {
     !(letter | hyphen) & each(0x80)
 }
 
-/// Whether this token is that one, which has letters and hyphens only, in whatever case.
-#[must_use]
-pub fn is_name<const N: usize>(token: &[u8], known: &[u8; N]) -> bool {
-    // A bit tells the cases apart, and makes no other character of a token a letter or a hyphen.
-    token.as_array().is_some_and(|token: &[u8; N]| {
-        let different = token.iter().zip(known).fold(0, |sum, (a, b)| sum | ((a | 0x20) ^ b));
-        different == 0
-    })
-}
-
 fn is_token(byte: u8) -> bool {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
@@ -505,14 +495,10 @@ mod tests {
                     if is_token(byte) { 17 } else { place },
                     "{byte} at {place}"
                 );
-                let known = b"abcdefgh-ijklmnoz";
-                let is_same = byte.eq_ignore_ascii_case(&known[place]);
-                assert!(!is_token(byte) || is_name(&bytes, known) == is_same, "{byte} at {place}");
             }
             let is_tchar = b"!#$%&'*+-.^_`|~".contains(&byte) || byte.is_ascii_alphanumeric();
             assert_eq!(is_token(byte), is_tchar);
         }
-        assert!(!is_name(b"abc", b"abcd") && !is_name(b"abcd", b"abc") && is_name(b"", b""));
     }
 
     #[test]

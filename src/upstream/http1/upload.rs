@@ -17,6 +17,7 @@ use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use crate::failure::Source;
+use crate::message::field::may_be_trailer;
 use crate::upstream::framing::{Announced, Framing};
 use crate::upstream::pieces::Pieces;
 use crate::upstream::upload::{ContentLimit, Meter, UploadError, Waiting};
@@ -184,7 +185,7 @@ where
         if self.framing == Framing::Chunked {
             self.out.extend_from_slice(b"0\r\n");
             for (name, value) in trailers.iter().flatten() {
-                if !super::head::is_hop_by_hop(name.as_str().as_bytes()) {
+                if may_be_trailer(name.as_str().as_bytes()) {
                     extend_field(&mut self.out, name.as_str().as_bytes(), value.as_bytes());
                 }
             }

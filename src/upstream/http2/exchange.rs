@@ -33,6 +33,8 @@ use super::watch::Open;
 use crate::config::model::Upstream;
 use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
+use crate::message::field;
+use crate::message::listed::Listed;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::{
     Asked, Broken, Came, Fate, Framing, Http2Request, Piece, Request, ResponseHead, Stalled,
@@ -253,9 +255,14 @@ where
         {
             upload.proceed();
         }
-        let (status, fields) = (parts.status, parts.headers);
-        let (fields, framing) = (fields.into(), Framing::Empty);
-        *head = ResponseHead { status, fields, framing, keep_alive: true };
+        let mut fields = parts.headers;
+        field::clean_head(&mut fields);
+        *head = ResponseHead {
+            status: parts.status,
+            fields: fields.into(),
+            framing: Framing::Empty,
+            ..ResponseHead::over_http2()
+        };
         Ok(Came::Interim)
     }
 
@@ -291,7 +298,9 @@ where
         }
         self.whole = content.is_end_stream();
         self.content = Some(content);
-        *head = ResponseHead { status, fields: fields.into(), framing, keep_alive: true };
+        field::clean_head(&mut fields);
+        let fields = fields.into();
+        *head = ResponseHead { status, fields, framing, ..ResponseHead::over_http2() };
         Ok(Came::Final)
     }
 
@@ -350,8 +359,9 @@ where
 
     fn trailers(&mut self, trailers: Option<HeaderMap>) -> Result<Option<Piece>, Broken> {
         // The sieve has held them against their limits.
-        let trailers = trailers.filter(|trailers| !trailers.is_empty());
-        Ok(trailers.map(Piece::Trailers))
+        let Some(mut trailers) = trailers else { return Ok(None) };
+        field::clean_trailers(&mut trailers, &Listed::<&[u8]>::default());
+        Ok((!trailers.is_empty()).then_some(Piece::Trailers(trailers)))
     }
 
     /// Whether the content is whole already: nothing is left to wait for.

@@ -116,6 +116,7 @@ fn malformed_heads_over_http_2_never_reach_the_upstream() {
     let frame = Http2.next(&mut stream).unwrap();
     assert!(frame.payload.starts_with(&http2::status(200)), "a good one is served: {frame:?}");
     let expected = "GET / HTTP/1.1\r\nhost: a\r\nvia: 2.0 wall\r\nx-forwarded-for: 127.0.0.1\r\n\
+        x-real-ip: 127.0.0.1\r\n\
         x-forwarded-proto: http\r\nx-forwarded-host: a\r\n\
         forwarded: for=127.0.0.1;host=\"a\";proto=http\r\nx-request-id: ID\r\n\r\n";
     assert_eq!(recorder.requests(), [expected.as_bytes()]);

@@ -43,7 +43,7 @@ fn form(start: &str, version: &str, host: &str, own: &str, end: &str, content: &
     let own: String = own.split_inclusive("\r\n").filter(|l| !l.starts_with("via: ")).collect();
     format!(
         "{start} HTTP/1.1\r\nhost: {host}\r\n{own}via: {}{version} wall\r\n\
-        x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\n{told}\
+        x-forwarded-for: 127.0.0.1\r\nx-real-ip: 127.0.0.1\r\nx-forwarded-proto: http\r\n{told}\
         x-request-id: ID\r\n{end}\r\n{content}",
         via.unwrap_or_default()
     )
@@ -242,9 +242,14 @@ pub fn framing() -> Vec<Row> {
         rows.push(bad_post(name, fields, zero));
     }
     rows.push(passes(
-        "TE with an underscore is another field, and there is no content",
+        "TE with an underscore is another field: there is no content, and no app mistakes it",
         get("Transfer_Encoding: chunked\r\n"),
-        got("Transfer_Encoding: chunked\r\n"),
+        got(""),
+    ));
+    rows.push(passes(
+        "CL with an underscore in its name is another field, too",
+        get("Content_Length: 5\r\nTE_: x\r\n"),
+        got("TE_: x\r\n"),
     ));
     rows
 }
@@ -346,6 +351,11 @@ pub fn heads() -> Vec<Row> {
             got(""),
         ),
         passes(
+            "what is no Via does not stay",
+            get("Via: evil, 1.1 a\r\nVia: 1.1 b (x, y)\r\n"),
+            got("via: 1.1 a, 1.1 b (x, y)\r\n"),
+        ),
+        passes(
             "an earlier Via stays in front",
             get("Via: 1.1 wall-2\r\n"),
             got("via: 1.1 wall-2\r\n"),
@@ -414,10 +424,32 @@ pub fn targets() -> Vec<Row> {
             "GET /a/../b/%2e%2e%2f%00;x HTTP/1.1\r\nHost: a\r\n\r\n",
             vec![form("GET /a/../b/%2e%2e%2f%00;x", "1.1", "a", "", "", "")],
         ),
+        bad("a fragment", "GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("an empty fragment", "GET /a# HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a fragment alone", "GET # HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a fragment of an absolute target", "GET http://a/b#c HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a fragment instead of a path", "GET http://a#c HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a fragment behind a star", "OPTIONS *#c HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a star with a query", "OPTIONS *?x HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a star of another scheme", "OPTIONS ftp://a HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("an authority for OPTIONS", "OPTIONS a:80 HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("a star for a POST", "POST * HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("empty userinfo", "GET http://@a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+        bad("an absolute target with a port alone", "GET http://:80/ HTTP/1.1\r\nHost: a\r\n\r\n"),
         passes(
-            "a fragment is cut off",
-            "GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n",
-            vec![form("GET /a?b", "1.1", "a", "", "", "")],
+            "OPTIONS of an absolute target without a path is a star",
+            "OPTIONS http://real HTTP/1.1\r\nHost: a\r\n\r\n",
+            vec![form("OPTIONS *", "1.1", "real", "", "", "")],
+        ),
+        passes(
+            "OPTIONS of an absolute target with a path keeps it",
+            "OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            vec![form("OPTIONS /", "1.1", "a", "", "", "")],
+        ),
+        passes(
+            "OPTIONS of an absolute target with a query keeps it",
+            "OPTIONS http://a?x HTTP/1.1\r\nHost: a\r\n\r\n",
+            vec![form("OPTIONS /?x", "1.1", "a", "", "", "")],
         ),
         passes(
             "an empty Host",

@@ -37,7 +37,7 @@ impl<S: tracing::Subscriber> Layer<S> for Capture {
         }
         let mut line = Line::new();
         event.record(&mut Fields(&mut line));
-        if line.contains_key("request_id") {
+        if line.contains_key("request_id") || line.contains_key("field") {
             LINES.lock().unwrap().push(line);
             MORE.notify_all();
         }
@@ -51,8 +51,14 @@ pub fn capture() {
 
 /// Waits until the lines of this request answer `question`. There is no other way to read the log: a
 /// line follows the client's last byte by a moment.
-pub fn wait_for<T>(
-    request_id: &str,
+pub fn wait_for<T>(request_id: &str, what: &str, question: impl FnMut(&[Line]) -> Option<T>) -> T {
+    wait_for_lines("request_id", request_id, what, question)
+}
+
+/// Waits until the lines in which this field has this value answer `question`.
+pub fn wait_for_lines<T>(
+    field: &str,
+    value: &str,
     what: &str,
     mut question: impl FnMut(&[Line]) -> Option<T>,
 ) -> T {
@@ -60,8 +66,8 @@ pub fn wait_for<T>(
     let lines = LINES.lock().unwrap();
     let (lines, _) = MORE
         .wait_timeout_while(lines, PATIENCE, |lines| {
-            let of_it = lines.iter().filter(|line| line["request_id"] == request_id);
-            answer = question(&of_it.cloned().collect::<Vec<_>>());
+            let has = |line: &&Line| line.get(field).is_some_and(|found| found == value);
+            answer = question(&lines.iter().filter(has).cloned().collect::<Vec<_>>());
             answer.is_none()
         })
         .unwrap();
