@@ -7,8 +7,10 @@
 
 mod network;
 pub mod resolve;
+mod watched;
 
 pub use network::Network;
+pub use watched::Watched;
 
 #[cfg(not(any(test, fuzzing)))]
 pub use tokio::net::{TcpListener, TcpStream};

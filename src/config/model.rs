@@ -24,7 +24,7 @@ pub use route::{Hold, HostPattern, MediaPattern, PathPattern, Route};
 pub use survive::{Balance, Circuit, Concurrency, Ejection, HashKey, Health, Probe};
 pub use telemetry::{Journal, Log, LogFormat, Tracing};
 pub use upstream::{
-    Dns, Endpoint, NameResolver, ProxyVersion, Records, Retry, Scheme, Timeouts, Upstream,
+    Dns, Endpoint, NameResolver, ProxyVersion, Records, Retry, Scheme, Tcp, Timeouts, Upstream,
     UpstreamLimits, UpstreamProtocol, UpstreamTls,
 };
 

@@ -113,7 +113,7 @@ fn path_matches(pattern: &PathPattern, path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::model::{
-        Balance, Ejection, Hold, NameResolver, Retry, Timeouts, Upstream, UpstreamLimits,
+        Balance, Ejection, Hold, NameResolver, Retry, Tcp, Timeouts, Upstream, UpstreamLimits,
         UpstreamProtocol, UpstreamTls,
     };
     use crate::failure::policy::Policy;
@@ -126,6 +126,7 @@ mod tests {
             resolver: NameResolver::default(),
             protocol: UpstreamProtocol::default(),
             timeouts: Timeouts::default(),
+            tcp: Tcp::default(),
             limits: UpstreamLimits::default(),
             retry: Retry::default(),
             balance: Balance::default(),

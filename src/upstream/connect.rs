@@ -25,9 +25,9 @@ use super::tls::{Purpose, Tls};
 use crate::config::model::{Endpoint, Upstream};
 use crate::failure::classify::{self, Facts};
 use crate::failure::{Failure, Kind, Phase};
-use crate::net::TcpStream;
 use crate::net::resolve::name::{Name, Unresolved};
 use crate::net::resolve::{self, Resolver};
+use crate::net::{TcpStream, Watched};
 
 /// How to reach an endpoint.
 #[derive(Debug)]
@@ -84,6 +84,7 @@ impl Target {
         let mut tcp = connected.inspect_err(|_| self.doubt())?;
         // Small writes are whole messages here; Nagle would only delay them.
         tcp.set_nodelay(true)
+            .and_then(|()| tcp.watch_over(settings.tcp.user_timeout, settings.tcp.keepalive))
             .map_err(|error| classify::failure(&Facts::in_phase(Phase::Connect), error))?;
         if let Some(version) = settings.proxy_protocol {
             let header = proxy_protocol::header(version, told.copied());

@@ -36,4 +36,5 @@ mod sse;
 mod streams;
 mod support;
 mod survive;
+mod tcp;
 mod websocket;

@@ -1,9 +1,10 @@
-//! Between seawall and the endpoints of an upstream: who resolves their names.
+//! Between seawall and the endpoints of an upstream: who resolves their names, and how the kernel
+//! watches over connections.
 
 use std::net::SocketAddr;
 
 use super::super::diagnostic::Problem;
-use super::super::model::NameResolver;
+use super::super::model::{NameResolver, Tcp};
 use super::super::scope::{Found, Scope};
 use super::wrong;
 use crate::net::resolve::name::Bounds;
@@ -38,6 +39,25 @@ pub(super) fn name_resolver(upstream: &Scope<'_>) -> NameResolver {
     }
     section.finish();
     NameResolver { servers, bounds: Bounds { least, most: most.max(least), stale } }
+}
+
+pub(super) fn tcp(upstream: &Scope<'_>) -> Tcp {
+    let section = upstream.section("tcp", "How the kernel watches over connections.");
+    let d = Tcp::default();
+    let tcp = Tcp {
+        user_timeout: section.duration(
+            "user_timeout",
+            d.user_timeout,
+            "How long sent data may stay unacknowledged, or wait for an endpoint that takes none, before the connection ends (TCP_USER_TIMEOUT, on Linux). 0s leaves it to the system.",
+        ),
+        keepalive: section.duration(
+            "keepalive",
+            d.keepalive,
+            "How long a connection is quiet before the endpoint's kernel is asked for a sign of life. 0s is never.",
+        ),
+    };
+    section.finish();
+    tcp
 }
 
 fn resolver(scope: &Scope<'_>, found: &Found<String>) -> Option<SocketAddr> {

@@ -38,6 +38,7 @@ pub(super) fn upstreams(root: &Scope<'_>, base: Base<'_>) -> Vec<Known> {
             resolver: network::name_resolver(&section),
             protocol,
             timeouts: timeouts(&section),
+            tcp: network::tcp(&section),
             limits: limits(&section),
             retry: retry(&section),
             balance: survive::balance(&section),

@@ -25,6 +25,8 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// How long each wait may take.
     pub timeouts: Timeouts,
+    /// How connections are watched over by the kernel.
+    pub tcp: Tcp,
     /// How much may be open, and how large an answer may be.
     pub limits: UpstreamLimits,
     /// When a request is sent again.
@@ -242,6 +244,25 @@ impl Default for Timeouts {
             ping_interval: Duration::from_secs(300),
             ping: Duration::from_secs(10),
         }
+    }
+}
+
+/// How the kernel watches over connections to an upstream. Zero leaves it to the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// How long sent data may stay unacknowledged, or unsent because the endpoint's window is closed
+    /// (`TCP_USER_TIMEOUT`, RFC 5482; on Linux). Default 60 s.
+    pub user_timeout: Duration,
+    /// How long a connection is quiet before the endpoint's kernel is asked for a sign of life.
+    /// Default 60 s.
+    pub keepalive: Duration,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        // As long as nginx waits for an upstream that takes nothing; shorter would end the sessions of
+        // apps that block for half a minute, since Linux counts a closed window as well.
+        Tcp { user_timeout: Duration::from_secs(60), keepalive: Duration::from_secs(60) }
     }
 }
 
