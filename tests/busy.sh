@@ -21,14 +21,17 @@ for argument in "$@"; do
   esac
 done
 
-loops=()
+# Each job has a process group of its own: what it has started can be ended with it.
+set -m
+loops=() tests=''
 log=$(mktemp)
 finish() {
   local code=$?
   trap - EXIT
   # These and no others, by their ids.
+  [ -z "$tests" ] || kill -- "-$tests" 2>/dev/null || true
   [ ${#loops[@]} -eq 0 ] || kill "${loops[@]}" 2>/dev/null || true
-  wait
+  wait 2>/dev/null
   rm -f "$log"
   exit "$code"
 }
@@ -36,6 +39,16 @@ trap finish EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Runs tests in the background, so that a signal is heard at once.
+try() {
+  "$@" >"$log" 2>&1 &
+  tests=$!
+  local code=0
+  wait "$tests" || code=$?
+  tests=''
+  return "$code"
+}
 
 # Shows what failed of what has just run.
 fail() {
@@ -57,11 +70,10 @@ done
 
 for ((run = 1; run <= times; run++)); do
   started=$SECONDS
-  cargo test --locked >"$log" 2>&1 || fail 'cargo test'
+  try cargo test --locked || fail 'cargo test'
   if [ -n "$real" ]; then
     export SEAWALL_BIN="${CARGO_TARGET_DIR:-$PWD/target}/release/seawall"
-    tests/.venv/bin/python -m pytest tests/real -c tests/real/pytest.ini -rf >"$log" 2>&1 ||
-      fail 'tests/real'
+    try tests/.venv/bin/python -m pytest tests/real -c tests/real/pytest.ini -rf || fail 'tests/real'
   fi
   printf 'run %d of %d passed in %d s\n' "$run" "$times" $((SECONDS - started))
 done
