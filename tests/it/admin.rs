@@ -137,7 +137,7 @@ fn changed_token_is_used_after_reload() {
 #[test]
 fn probes_are_answered_beside_any_crowd() {
     let app = Upstream::healthy();
-    let (_seawall, address) = operated(&app, "");
+    let (seawall, address) = operated(&app, "");
     let greedy = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n").repeat(200);
     let crowds: [(&str, &str); 4] = [
         ("idle", ""),
@@ -160,7 +160,7 @@ fn probes_are_answered_beside_any_crowd() {
         let metrics = ["Host: 127.0.0.1"];
         assert_eq!(status(address, "GET /metrics HTTP/1.1", &metrics), 200, "{crowd}");
     }
-    assert!(all.iter_mut().any(is_ended), "the surplus was closed");
+    seawall.until("the surplus is closed", |_| all.iter_mut().any(is_ended).then_some(()));
 }
 
 #[test]

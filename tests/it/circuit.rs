@@ -58,7 +58,8 @@ fn an_upstream_that_keeps_failing_is_left_alone_until_a_probe_is_served() {
         None
     });
     // Less than any wait that there is.
-    assert!(*refused.iter().min().unwrap() < Duration::from_millis(250), "{refused:?}");
+    let quickest = refused.iter().min();
+    assert!(quickest.is_none_or(|it| *it < Duration::from_millis(250)), "{refused:?}");
     assert_eq!(upstream.requests().len(), 4, "nobody asked it in between");
     assert_eq!(cell(&seawall, "seawall_circuit_openings_total"), 2);
     let mut count = refused.len() as u64;

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use crate::support::client::{Client, End, Http1, Request, Seen, Version};
-use crate::support::script::{Script, Step, Upstream, WELL};
+use crate::support::script::{Nobody, Script, Step, Upstream, WELL};
 use crate::support::seawall::Seawall;
 use crate::support::websocket::{self, FIN, TEXT, frame, masked, read_frame, read_to_end};
 
@@ -95,7 +95,7 @@ fn ejections_outlive_a_reload_that_does_not_concern_them() {
     let upstream = |routes: &str| {
         format!(
             "upstreams: {{ app: {{ endpoints: ['http://{}', 'http://{}'], ejection: {{ \
-            consecutive_failures: 1, base: 60s }} }} }}\nroutes: [{routes}]\n",
+            consecutive_failures: 1, base: 300s }} }} }}\nroutes: [{routes}]\n",
             dead.address(),
             well.address()
         )
@@ -155,7 +155,8 @@ fn drained_endpoint_stays_drained_when_its_upstream_changes() {
 fn unhealthy_endpoint_gets_no_request_after_a_reload() {
     // The health check finds nobody at the first.
     let well = Upstream::healthy();
-    let dead = free(77);
+    let nobody = Nobody::new();
+    let dead = nobody.address();
     let config = |head: &str| {
         format!(
             "upstreams: {{ app: {{ endpoints: ['http://{dead}', 'http://{}'], retry: {{ attempts: 1 }}, \

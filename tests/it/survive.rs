@@ -68,14 +68,14 @@ fn an_endpoint_that_refused_is_tried_again_after_that_moment() {
     assert_eq!(get(&seawall, &upstream).status, 500);
     seawall.until("it is tried again", |seawall| {
         get(seawall, &upstream);
-        (failed_connects(seawall, nobody.address()) == 3).then_some(())
+        (failed_connects(seawall, nobody.address()) >= 3).then_some(())
     });
 }
 
 #[test]
 fn a_dead_endpoint_is_ejected_after_so_many_failures_and_tried_again_after_its_time() {
     let (nobody, upstream) = (Nobody::new(), Upstream::healthy());
-    let settings = format!("{AGAIN}, ejection: {{ consecutive_failures: 3, base: 500ms }}");
+    let settings = format!("{AGAIN}, ejection: {{ consecutive_failures: 3, base: 2s }}");
     let seawall = Seawall::at(&urls(&[nobody.address(), upstream.address()]), &settings);
     for _ in 0..40 {
         let seen = get(&seawall, &upstream);
