@@ -206,7 +206,8 @@ fn serve_to_the_end(config: Config, watch: Option<Watch>) -> ExitCode {
         Err(error) => return cannot_start(&StartError::Worker(error)),
     };
     drop(entered);
-    let mut running = match Server::start_with(config, Inherited::from_env()) {
+    let inherited = Inherited::from_env().with_drained(takeover::drained_before());
+    let mut running = match Server::start_with(config, inherited) {
         Ok(running) => running,
         Err(error) => return cannot_start(&error),
     };
@@ -341,7 +342,7 @@ async fn hand_over(running: &Running, invocation: &std::io::Result<Invocation>) 
         (Ok(invocation), Ok(sockets)) => {
             let (program, sockets_given) = (invocation.program().display(), sockets.len());
             tracing::info!(%program, sockets_given, "starting the process that takes over");
-            invocation.start(sockets).await
+            invocation.start(sockets, &running.freeze()).await
         }
         (Err(error), _) => Err(TakeoverError::Start(std::io::Error::other(error.to_string()))),
         (_, Err(error)) => Err(TakeoverError::Start(error)),
@@ -352,6 +353,7 @@ async fn hand_over(running: &Running, invocation: &std::io::Result<Invocation>) 
             true
         }
         Err(error) => {
+            running.unfreeze();
             tracing::error!(%error, "nobody takes over; this process goes on");
             false
         }

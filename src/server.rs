@@ -170,6 +170,7 @@ impl Server {
             .iter()
             .map(|settings| shared_upstream(&config, settings, &metrics, None))
             .collect::<Result<Vec<_>, _>>()?;
+        inherited.drain(&upstreams);
         let mut listeners = Vec::new();
         let mut serve: Vec<Vec<Serve>> = (0..config.workers).map(|_| Vec::new()).collect();
         for (listener, id) in config.listeners.iter().zip(0..) {

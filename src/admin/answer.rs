@@ -109,9 +109,15 @@ impl Admin {
                 not_allowed("only POST is served\n", "POST")
             }
             Place::Drain(drained) => {
-                match endpoints::set_drained(&self.state.loaded().upstreams, query, drained) {
-                    Ok(state) => json(&state),
-                    Err((status, problem)) => text(status, problem),
+                let loaded = self.state.loaded();
+                let set = || endpoints::set_drained(&loaded.upstreams, query, drained);
+                match self.state.change(set) {
+                    Some(Ok(state)) => json(&state),
+                    Some(Err((status, problem))) => text(status, problem),
+                    None => text(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "another process is taking over; ask it in a moment\n",
+                    ),
                 }
             }
             _ if !is_read => not_allowed("only GET and HEAD are served\n", "GET, HEAD"),

@@ -2,7 +2,7 @@
 //!
 //! Draining: no new requests, requests that run finish, WebSockets are closed with 1012 one after the
 //! other, idle connections are closed. No failure is counted. Asking twice gives the same answer.
-//! It lasts until the endpoint is restored, through reloads and DNS; a restart forgets it.
+//! It lasts until the endpoint is restored, through reloads, DNS and takeovers; a restart forgets it.
 
 use std::sync::Arc;
 

@@ -69,6 +69,8 @@ pub struct State {
     readiness: AtomicU8,
     /// Locked for as long as it takes to copy a reference.
     loaded: Mutex<Arc<Loaded>>,
+    /// Operators change nothing any more.
+    frozen: Mutex<bool>,
     /// Never locked by the admin thread itself.
     history: Mutex<History>,
 }
@@ -100,8 +102,20 @@ impl State {
         State {
             readiness: AtomicU8::new(STARTING),
             loaded: Mutex::new(Loaded::new(config, upstreams)),
+            frozen: Mutex::new(false),
             history: Mutex::default(),
         }
+    }
+
+    /// Refuses changes from now on, or lets them through again. When this returns, none is under way.
+    pub fn set_frozen(&self, frozen: bool) {
+        *self.frozen.lock().unwrap_or_else(PoisonError::into_inner) = frozen;
+    }
+
+    /// Changes something, unless changes are refused.
+    fn change<T>(&self, change: impl FnOnce() -> T) -> Option<T> {
+        let frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*frozen).then(change)
     }
 
     /// Answers by this configuration from now on, its token and names included.

@@ -251,3 +251,14 @@ async fn a_wrong_query_is_told() {
     let query = journal_query("id=a%3Ab%2Fc%2Bd%3De%40f-_.").unwrap();
     assert_eq!(query.request_id.as_deref(), Some("a:b/c+d=e@f-_."), "all that an id may have");
 }
+
+#[tokio::test]
+async fn nothing_is_changed_while_another_process_takes_over() {
+    let admin = admin();
+    let uri = "/endpoints/drain?upstream=app&endpoint=http://10.0.0.2:80";
+    admin.state.set_frozen(true);
+    assert_eq!(ask(&admin, Method::POST, uri).await.0, 503);
+    assert_eq!(ask(&admin, Method::GET, "/endpoints").await.0, 200);
+    admin.state.set_frozen(false);
+    assert_eq!(ask(&admin, Method::POST, uri).await.0, 200);
+}

@@ -8,16 +8,27 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::upstream::Shared;
+
 /// Connections that the kernel may hold for a worker that has not accepted them yet.
 const BACKLOG: i32 = 4096;
 
-/// Sockets that were open when the process began.
+/// What a process has from the one before it, or from systemd.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(SocketAddr, StdListener)>);
+pub struct Inherited {
+    /// Sockets that were open when the process began.
+    sockets: Vec<(SocketAddr, StdListener)>,
+    /// Endpoints that operators have drained.
+    drained: Vec<Drained>,
+}
+
+/// An endpoint that an operator has drained: its upstream and its label.
+pub type Drained = (Arc<str>, Arc<str>);
 
 impl Inherited {
     /// What `LISTEN_FDS` says (sd_listen_fds(3)). What is no listening TCP socket is left alone,
@@ -42,15 +53,31 @@ impl Inherited {
                 }
             }
         });
-        Inherited(sockets.collect())
+        Inherited { sockets: sockets.collect(), drained: Vec::new() }
+    }
+
+    /// Adds what operators had drained in the process before this one.
+    #[must_use]
+    pub fn with_drained(self, drained: Vec<Drained>) -> Self {
+        Inherited { drained, ..self }
+    }
+
+    /// Drains those endpoints among these upstreams.
+    pub(super) fn drain(&mut self, upstreams: &[Arc<Shared>]) {
+        for (upstream, endpoint) in self.drained.drain(..) {
+            let mut named = upstreams.iter().filter(|shared| shared.settings.name == upstream);
+            if named.any(|shared| shared.inherit_drain(&endpoint)) {
+                tracing::info!(%upstream, %endpoint, "an endpoint is drained, as it was before the takeover");
+            }
+        }
     }
 
     /// Those with this address.
     fn take(&mut self, address: SocketAddr) -> Vec<StdListener> {
-        let (taken, left) = std::mem::take(&mut self.0)
+        let (taken, left) = std::mem::take(&mut self.sockets)
             .into_iter()
             .partition::<Vec<_>, _>(|(bound, _)| *bound == address);
-        self.0 = left;
+        self.sockets = left;
         taken.into_iter().map(|(_, socket)| socket).collect()
     }
 
@@ -62,7 +89,7 @@ impl Inherited {
 
     /// Closes those that no listener has the address of, and says so.
     pub(super) fn close_rest(self) {
-        for (address, _) in self.0 {
+        for (address, _) in self.sockets {
             tracing::warn!(%address, "an inherited socket fits no listener's address; closed");
         }
     }
@@ -228,7 +255,7 @@ mod tests {
             (address, socket)
         });
         let sockets = sockets.collect();
-        (address, Inherited(sockets))
+        (address, Inherited { sockets, ..Inherited::default() })
     }
 
     /// Which sockets each worker accepts from: a socket is told by its number in the kernel.
@@ -250,7 +277,7 @@ mod tests {
             assert_eq!(of_workers.iter().map(BTreeSet::len).sum::<usize>(), given.max(workers));
             assert!(of_workers.iter().all(|worker| !worker.is_empty()), "{of_workers:?}");
             assert_eq!(sockets.kept.iter().count(), given.max(workers));
-            assert!(inherited.0.is_empty());
+            assert!(inherited.sockets.is_empty());
         }
     }
 
@@ -268,7 +295,7 @@ mod tests {
         let (address, mut inherited) = inherited(1, Reuse::Exclusive);
         let other = open(SocketAddr::from(([127, 0, 0, 1], 0)), 1, &mut inherited);
         assert_ne!(other.address, address);
-        assert_eq!(inherited.0.len(), 1);
+        assert_eq!(inherited.sockets.len(), 1);
         assert!(inherited.take_one(other.address).unwrap().is_none());
         assert!(inherited.take_one(address).unwrap().is_some());
     }
@@ -285,7 +312,7 @@ mod tests {
     #[test]
     fn accepted_connections_send_small_writes_at_once() {
         for mut given in [Inherited::default(), inherited(1, Reuse::Shared).1] {
-            let address = given.0.first().map_or(([127, 0, 0, 1], 0).into(), |(at, _)| *at);
+            let address = given.sockets.first().map_or(([127, 0, 0, 1], 0).into(), |(at, _)| *at);
             let sockets = open(address, 1, &mut given);
             let client = std::net::TcpStream::connect(sockets.address).unwrap();
             sockets.kept.sockets[0].as_ref().unwrap().set_nonblocking(false).unwrap();

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::Running;
+use super::sockets::Drained;
 
 /// How long clients that keep their connections have to ask once more, and to be sent away with an
 /// answer, before the drain begins.
@@ -32,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says to the new process that somebody waits for it.
 const VARIABLE: &str = "SEAWALL_TAKEOVER";
+
+/// What operators have drained: pairs of upstream and endpoint, as JSON.
+const DRAINED: &str = "SEAWALL_DRAINED";
+/// The longest value of that: the kernel takes twice as much.
+const MOST_DRAINED: usize = 64 * 1024;
 
 /// What the new process says when it serves.
 const READY: [u8; 5] = *b"ready";
@@ -69,13 +75,17 @@ impl Invocation {
         &self.program
     }
 
-    /// Starts the next process with these sockets, and waits until it serves.
+    /// Starts the next process with these sockets and drained endpoints, and waits until it serves.
     ///
     /// Dropping the future ends it.
     ///
     /// # Errors
     /// If it cannot be started, ends, or does not serve in time. It is gone then.
-    pub async fn start(&self, sockets: Vec<OwnedFd>) -> Result<u32, TakeoverError> {
+    pub async fn start(
+        &self,
+        sockets: Vec<OwnedFd>,
+        drained: &[Drained],
+    ) -> Result<u32, TakeoverError> {
         let (ours, theirs) = StdUnixStream::pair().map_err(TakeoverError::Start)?;
         ours.set_nonblocking(true).map_err(TakeoverError::Start)?;
         let mut ready = UnixStream::from_std(ours).map_err(TakeoverError::Start)?;
@@ -89,6 +99,7 @@ impl Invocation {
             .env_remove("LISTEN_FDNAMES")
             .env_remove("LISTEN_FDS_FIRST_FD")
             .env(VARIABLE, "1")
+            .env(DRAINED, told(drained))
             .stdin(Stdio::from(OwnedFd::from(theirs)));
         let mappings = sockets.into_iter().zip(FIRST..);
         command
@@ -143,6 +154,35 @@ impl std::fmt::Display for TakeoverError {
 
 impl std::error::Error for TakeoverError {}
 
+/// Drained endpoints, as the next process is told of them.
+fn told(drained: &[Drained]) -> String {
+    let pairs: Vec<_> = drained.iter().map(|(upstream, label)| [&**upstream, &**label]).collect();
+    let told = serde_json::json!(pairs).to_string();
+    if told.len() <= MOST_DRAINED {
+        return told;
+    }
+    tracing::warn!(
+        endpoints = drained.len(),
+        "too many endpoints are drained to tell the new process"
+    );
+    "[]".to_owned()
+}
+
+/// Returns what operators had drained in the process that has started this one.
+#[must_use]
+pub fn drained_before() -> Vec<Drained> {
+    let told = std::env::var(DRAINED).unwrap_or_default();
+    match std::env::var_os(VARIABLE) {
+        Some(_) => heard(&told),
+        None => Vec::new(),
+    }
+}
+
+fn heard(told: &str) -> Vec<Drained> {
+    let pairs = serde_json::from_str::<Vec<[String; 2]>>(told).unwrap_or_default();
+    pairs.into_iter().map(|[upstream, label]| (upstream.into(), label.into())).collect()
+}
+
 /// Says to the process that has started this one, if one has, that clients are served here now.
 ///
 /// # Errors
@@ -166,6 +206,23 @@ impl Running {
         listeners.chain(admin).map(|socket| socket.as_fd().try_clone_to_owned()).collect()
     }
 
+    /// Ends changes by operators here, for they would be lost. Returns what they have drained, for the
+    /// process that takes over.
+    #[must_use]
+    pub fn freeze(&self) -> Vec<Drained> {
+        self.state.set_frozen(true);
+        let of = |shared: &std::sync::Arc<crate::upstream::Shared>| {
+            let name = shared.settings.name.clone();
+            shared.drained().into_iter().map(move |label| (name.clone(), label))
+        };
+        self.upstreams.iter().flat_map(of).collect()
+    }
+
+    /// Lets operators change things here again: nobody has taken over.
+    pub fn unfreeze(&self) {
+        self.state.set_frozen(false);
+    }
+
     /// Another process serves clients and operators from now on: nothing new is accepted here, and
     /// clients that ask on open connections are answered and sent away. The drain has not begun.
     pub fn leave(&mut self) {
@@ -179,5 +236,44 @@ impl Running {
             admin.drainer.begin();
             let _ = admin.thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+    use crate::server::sockets::Inherited;
+
+    #[test]
+    fn drained_endpoints_are_told_to_the_next_process() {
+        let (one, two) = ("http://10.0.0.1:80", "http://10.0.0.2:80");
+        let config = || {
+            let text = format!(
+                "workers: 1\nadmin: {{ address: off }}\nlisteners: [{{ address: '127.0.0.1:0' }}]\n\
+                upstreams: {{ app: {{ endpoints: ['{one}', '{two}'] }} }}\n\
+                routes: [{{ upstream: app }}]\n"
+            );
+            crate::config::parse("test.yaml", &text, Path::new(".")).unwrap()
+        };
+        let old = Server::start(config()).unwrap();
+        assert_eq!(old.upstreams()[0].set_drained(two, true), Some("drained"));
+        let mut drained = heard(&told(&old.freeze()));
+        assert_eq!(drained.len(), 1);
+        drained.push(("app".into(), "http://10.0.0.9:80".into()));
+        drained.push(("gone".into(), one.into()));
+        let new = Server::start_with(config(), Inherited::default().with_drained(drained)).unwrap();
+        assert_eq!(new.upstreams()[0].drained(), [std::sync::Arc::from(two)]);
+        let set = new.upstreams()[0].current();
+        assert_eq!((set.roster.state(0), set.roster.state(1)), ("up", "drained"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_drains_nothing() {
+        for told in ["", "[", "{}", "[1]", r#"[["app"]]"#] {
+            assert!(heard(told).is_empty(), "{told}");
+        }
+        let many: Vec<Drained> = vec![("app".into(), "x".repeat(1000).into()); 100];
+        assert_eq!(told(&many), "[]");
     }
 }

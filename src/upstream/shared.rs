@@ -257,6 +257,18 @@ impl Shared {
         Some(set.roster.state(at))
     }
 
+    /// Drains the endpoint with this label, as the process before this one did. Returns `true` if it
+    /// can be one of this upstream: DNS may name it later.
+    pub fn inherit_drain(&self, label: &Arc<str>) -> bool {
+        let set = self.current();
+        let can_be = self.settings.dns.is_some() || set.find(label).is_some();
+        if can_be {
+            self.tenures.of(label).set_drained(true);
+            set.tell();
+        }
+        can_be
+    }
+
     /// Returns the labels of all endpoints that an operator has drained, those included that are not
     /// there at the moment.
     #[must_use]
