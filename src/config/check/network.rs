@@ -68,3 +68,43 @@ fn resolver(scope: &Scope<'_>, found: &Found<String>) -> Option<SocketAddr> {
     }
     parsed
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{self, model::Config};
+
+    fn parsed(upstream: &str) -> Result<Config, String> {
+        let text = format!(
+            "listeners: [{{ address: ':0' }}]\nupstreams: {{ app: {{ {upstream} }} }}\n\
+             routes: [{{ upstream: app }}]\n"
+        );
+        config::parse("test.yaml", &text, Path::new(".")).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn servers_and_bounds_of_names_are_read_and_checked() {
+        let named = "endpoints: [app.test]";
+        let config = parsed(named).unwrap();
+        assert_eq!(config.upstreams[0].resolver, NameResolver::default());
+        let settings = "resolver: { servers: ['::1', '10.0.0.53:5353'], max_ttl: 5s, stale: 0s }";
+        let config = parsed(&format!("{named}, {settings}")).unwrap();
+        let NameResolver { servers, bounds } = &config.upstreams[0].resolver;
+        let servers: Vec<_> = servers.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(servers, ["[::1]:53", "10.0.0.53:5353"]);
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(*bounds, Bounds { least, most, stale: Duration::ZERO });
+        for (upstream, problem) in [
+            ("dns: app.test, resolver: { max_ttl: 5s }", "resolver is for names in endpoints"),
+            ("endpoints: [app.test], resolver: { min_ttl: 20s }", "longer than max_ttl"),
+            ("endpoints: [app.test], resolver: { min_ttl: 0s }", "min_ttl"),
+            ("endpoints: [app.test], resolver: { servers: [app] }", "address such as"),
+        ] {
+            let problems = parsed(upstream).unwrap_err();
+            assert!(problems.contains(problem), "{upstream}: {problems}");
+        }
+    }
+}
