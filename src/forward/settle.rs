@@ -11,13 +11,18 @@
 //! | `Held` | `refuse(failure)`, `looped` | our answer | a client's failure |
 //! | `Held` | `conclude_here` | our answer | – |
 //! | `Held` | `recovered(failure)` | `Held` | `recovered` |
+//! | `Held` | `passed(failure)` | `Held` | `passed` |
 //! | `Held` | `commit(status)` | `Committed` | – |
 //! | `Held`, `Committed` | dropped | – | `client_gone` |
 //! | `Committed` | `finish` | – | – |
 //! | `Committed` | `abort(failure)` | cut off | `aborted` |
 //! | `Committed` | `abort_with_event(failure)` | a last event, cut off | `aborted` |
 //! | `Committed` | `conclude(failure)` | trailers that tell it | `normalized` |
+//!
+//! A response has one failure (P5): one that was `passed` and is cut off later has been counted. What
+//! clients make is counted as theirs, and nowhere else: a loop, and a rehearsal.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::header::ORIGIN;
@@ -76,6 +81,8 @@ impl Subject {
 #[must_use = "a request is answered or committed exactly once"]
 pub struct Held {
     subject: Option<Box<Subject>>,
+    /// Its failure has been told.
+    told: Cell<bool>,
 }
 
 /// A request whose response head is on its way to the client.
@@ -84,6 +91,8 @@ pub struct Held {
 pub struct Committed {
     subject: Option<Box<Subject>>,
     status: u16,
+    /// Its failure has been told.
+    told: bool,
 }
 
 /// What goes into the log and the journal beside the failure itself.
@@ -96,7 +105,7 @@ impl Held {
     /// A request that shall be answered.
     pub fn new(subject: Subject) -> Self {
         subject.route.metrics.began();
-        Held { subject: Some(Box::new(subject)) }
+        Held { subject: Some(Box::new(subject)), told: Cell::new(false) }
     }
 
     /// The request. Present until `self` is consumed.
@@ -160,12 +169,13 @@ impl Held {
         if let Some(subject) = self.subject() {
             let sent = Sent { status: failure.received_status(), close_code: None };
             settle(subject, failure, Outcome::Passed, &sent);
+            self.told.set(true);
         }
     }
 
     /// From here on a failure can only cut the response off.
     pub fn commit(mut self, status: u16) -> Committed {
-        Committed { subject: self.subject.take(), status }
+        Committed { subject: self.subject.take(), status, told: self.told.get() }
     }
 }
 
@@ -180,10 +190,20 @@ impl Committed {
     /// The response is cut off.
     pub fn abort(mut self, failure: Failure) {
         if let Some(subject) = self.subject.take() {
-            let sent = Sent { status: Some(self.status), close_code: None };
-            settle(&subject, failure, Outcome::Aborted, &sent);
-            ended(&subject, self.status);
+            self.cut_off(&subject, failure, Outcome::Aborted);
         }
+    }
+
+    /// Settles what ends a response whose head is on its way, unless its failure has been told.
+    fn cut_off(&self, subject: &Subject, failure: Failure, outcome: Outcome) {
+        if self.told {
+            let (id, chain) = (subject.id.as_str(), failure.chain());
+            tracing::info!(request_id = id, %failure, ?chain, "a failure that was passed is cut off");
+        } else {
+            let sent = Sent { status: Some(self.status), close_code: None };
+            settle(subject, failure, outcome, &sent);
+        }
+        ended(subject, self.status);
     }
 
     /// The event stream is cut off behind a last event that tells the failure.
@@ -191,9 +211,7 @@ impl Committed {
         let subject = self.subject.take()?;
         let decision = policy(&subject).decide(&failure);
         let event = render::sse(&failure, decision, subject.id.as_str());
-        let sent = Sent { status: Some(self.status), close_code: None };
-        settle(&subject, failure, Outcome::Aborted, &sent);
-        ended(&subject, self.status);
+        self.cut_off(&subject, failure, Outcome::Aborted);
         Some(event)
     }
 
@@ -201,9 +219,7 @@ impl Committed {
     pub fn conclude(mut self, failure: Failure) -> Option<HeaderMap> {
         let subject = self.subject.take()?;
         let trailers = render::grpc_trailers(&failure);
-        let sent = Sent { status: Some(self.status), close_code: None };
-        settle(&subject, failure, Outcome::Normalized, &sent);
-        ended(&subject, self.status);
+        self.cut_off(&subject, failure, Outcome::Normalized);
         Some(trailers)
     }
 
