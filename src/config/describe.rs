@@ -73,7 +73,6 @@ impl Config {
                     "attempts": upstream.retry.attempts,
                     "budget_percent": upstream.retry.budget_percent,
                     "attempt": duration_text(upstream.retry.attempt),
-                    "total": duration_text(upstream.retry.total),
                     "replay": bytes_text(upstream.retry.replay_bytes as u64),
                     "idempotency_key": upstream.retry.idempotency_key,
                 },

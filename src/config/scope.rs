@@ -82,6 +82,8 @@ pub struct Scope<'c> {
     span: Span,
     entries: Vec<(Key, Rc<Node>)>,
     asked: RefCell<Vec<&'static str>>,
+    /// Settings that were removed: their problems are told.
+    gone: RefCell<Vec<&'static str>>,
     describing: bool,
 }
 
@@ -114,6 +116,7 @@ impl<'c> Scope<'c> {
             span: Span::default(),
             entries: Vec::new(),
             asked: RefCell::default(),
+            gone: RefCell::default(),
             describing,
         }
     }
@@ -525,11 +528,20 @@ impl<'c> Scope<'c> {
             .collect()
     }
 
+    /// Reports a setting that there was once, with what to do instead.
+    pub fn removed(&self, key: &'static str, remedy: &str) {
+        self.gone.borrow_mut().push(key);
+        if let Some((key, _)) = self.entries.iter().find(|(known, _)| known.text == key) {
+            let message = format!("{} has no setting `{}` any more", self.name(), key.text);
+            self.problem(Problem::new(key.span, &message).remedy(remedy));
+        }
+    }
+
     /// The end of the section: what was not asked for is unknown.
     pub fn finish(self) {
         let asked = self.asked.borrow();
         for (key, _) in &self.entries {
-            if asked.contains(&&*key.text) {
+            if asked.contains(&&*key.text) || self.gone.borrow().contains(&&*key.text) {
                 continue;
             }
             let message = format!("{} has no setting `{}`", self.name(), key.text);

@@ -109,10 +109,28 @@ pub(super) fn rehearsed(error: &(dyn Error + 'static)) -> Option<Rehearsed> {
     inner.copied()
 }
 
-/// Whether the upstream refused the stream without any processing (RFC 9113 §8.7).
+/// What an HTTP/2 error has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2End {
+    /// The stream, which the upstream says that it has not processed (RFC 9113 §8.7).
+    Refused,
+    /// The stream, by the upstream.
+    Reset,
+    /// The stream, by us, because of what the upstream has sent on it.
+    Refuted,
+    /// The connection.
+    Connection,
+}
+
+/// Returns what an HTTP/2 error has ended.
 #[must_use]
-pub fn is_refused(error: &h2::Error) -> bool {
-    error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+pub fn http2_end(error: &h2::Error) -> Http2End {
+    match (error.is_reset(), error.is_remote()) {
+        (true, true) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Http2End::Refused,
+        (true, true) => Http2End::Reset,
+        (true, false) => Http2End::Refuted,
+        (false, _) => Http2End::Connection,
+    }
 }
 
 /// Whether an HTTP/2 connection of a client ended because of what it sent: we have said so with GOAWAY.

@@ -55,7 +55,7 @@ struct Detail {
     evidence: Option<Bytes>,
     source: Option<Source>,
     unprocessed: bool,
-    repeated: bool,
+    blameless: bool,
 }
 
 impl Failure {
@@ -124,16 +124,17 @@ impl Failure {
         self
     }
 
-    /// Nobody tried: it is what came of the last try, a moment ago.
-    pub fn repeated(mut self) -> Self {
-        self.detail.repeated = true;
+    /// It speaks against no endpoint: another failure has told the event behind it, or the upstream
+    /// has declined the request in order.
+    pub fn blameless(mut self) -> Self {
+        self.detail.blameless = true;
         self
     }
 
-    /// Whether nobody tried: the endpoint's failure has been told already.
+    /// Returns `true` if it speaks against no endpoint, whatever its kind.
     #[must_use]
-    pub fn is_repeated(&self) -> bool {
-        self.detail.repeated
+    pub fn is_blameless(&self) -> bool {
+        self.detail.blameless
     }
 
     /// Whether the upstream has certainly not processed the request: there was no connection, or

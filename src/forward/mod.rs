@@ -23,6 +23,7 @@ pub mod hold;
 pub mod incoming;
 pub mod max_forwards;
 pub mod peer;
+mod repeat;
 pub mod replay;
 pub mod reply;
 pub mod request;

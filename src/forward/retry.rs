@@ -1,46 +1,43 @@
 //! Sending a request, and sending it again where that is allowed (P8).
 //!
 //! Before: `handle` has found the route. After: `response` has a response of which nothing has been
-//! committed, or a failure to answer with. Until then an attempt can be followed by another one:
+//! committed, or a failure to answer with. Until then an attempt can be followed by another one, as
+//! [`crate::upstream::attempt`] decides; here that is carried out and paid for.
 //!
-//! | what became of the request | sent again | where |
-//! | --- | --- | --- |
-//! | no byte of it was sent: no connection | whatever it is | another endpoint; free of charge |
-//! | refused unprocessed (REFUSED_STREAM, GOAWAY) | whatever it is | another endpoint, or the same |
-//! | its idle connection was closed | if idempotent, or if no byte was sent | the same; free of charge |
-//! | it may have been processed | if idempotent (RFC 9110 §9.2.2) | another endpoint, or the same |
+//! What must stay true:
 //!
-//! Idempotent are the methods that say so and, if configured, requests with an `Idempotency-Key`.
-//! All but the stale connection need an attempt and time that are left and the content (`replay`);
-//! what makes somebody work twice needs a withdrawal from the budget, which is not filled while
-//! nothing succeeds.
+//! - The time for the head is one for all attempts ([`HeadTime`]), and an attempt that used it up is
+//!   the last. Only `retry.attempt` divides it, and only while there is another endpoint to ask.
+//! - An endpoint that could not be connected to, or that hangs, is not asked again by this request.
+//! - What makes an app work twice takes a retry out of the budget, which is not filled while nothing
+//!   succeeds. What was not processed costs nothing, and is bounded by time or by the number of endpoints.
+//! - A failure that says nothing of the upstream (a stale connection, a refused stream) is not counted if
+//!   the request goes out again.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use http::{HeaderName, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::client::Client;
-use super::head::{self, Known};
+use super::head;
 use super::hold::{self, Terms};
 use super::incoming::Incoming;
+use super::repeat;
 use super::replay::{Reader, Replay};
 use super::request::{self as rewrite, Extra};
 use super::settle::Held;
 use super::{Route, Worker};
-use crate::config::model::{Balance, HashKey};
 use crate::failure::app::{self, INSPECT_BYTES, Judgement, Verdict};
 use crate::failure::{ClientFailure, Failure, Kind};
 use crate::telemetry::metrics::RetryResult;
+use crate::upstream::adaptive::Slot;
+use crate::upstream::attempt::{self, End, Fate, Left, Next};
 use crate::upstream::circuit::Passage;
-use crate::upstream::exchange::{
-    Asked, Broken, Came, Exchange, Fate, Framing, Request, ResponseHead,
-};
+use crate::upstream::exchange::{Asked, Broken, Came, Exchange, Framing, Request, ResponseHead};
+use crate::upstream::patience::HeadTime;
 use crate::upstream::upload::ContentLimit;
-use crate::upstream::{Choice, InFlight, Link, Need, Outcome, balance, http1, http2};
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+use crate::upstream::{Choice, InFlight, Link, Need, Outcome, http1, http2};
 
 /// A request whose response has come: all of it, or as much as is held.
 #[derive(Debug)]
@@ -87,9 +84,8 @@ pub struct Outgoing<'r> {
 
 /// Why an attempt brought no response.
 enum Trouble {
-    Upstream(Failure, Fate),
-    /// No connection: the attempt has not begun.
-    Unreachable(Failure),
+    /// The upstream failed, and this became of the request, which was sent then.
+    Upstream(Failure, Fate, Instant),
     Client(ClientFailure),
 }
 
@@ -102,7 +98,16 @@ struct Attempts<'r> {
     replay: Replay,
     idempotent: bool,
     begun: u32,
-    started: Instant,
+    head_time: HeadTime,
+    /// It has met a stale connection.
+    met_stale: bool,
+    /// It has had the retry of a request that was in flight at an endpoint that died.
+    mourned: bool,
+    /// Endpoints that could not be connected to, or that hang: it does not go there again.
+    avoid: Vec<usize>,
+    /// How often it was refused unprocessed, and since when.
+    refused: u32,
+    refused_since: Option<Instant>,
 }
 
 /// Sends the request to an endpoint, or to the next one, until one of them answers.
@@ -121,25 +126,29 @@ pub async fn send(
         Err(failure) => return Err(Unanswered::Upstream(failure, Some(body))),
     };
     let content = Some(body).filter(|_| outgoing.extra.framing != Framing::Empty);
-    let kept = if settings.attempts > 1 { settings.replay_bytes } else { 0 };
     let mut attempts = Attempts {
         worker,
         route,
         client,
         outgoing,
-        replay: Replay::new(content, kept),
-        idempotent: is_idempotent(outgoing.head, settings.idempotency_key),
+        replay: Replay::new(content, settings.replay_bytes),
+        idempotent: repeat::is_idempotent(outgoing.head, settings.idempotency_key),
         begun: 0,
-        started: held.subject().map_or_else(Instant::now, |subject| subject.started),
+        head_time: HeadTime::new(upstream.settings().timeouts.head),
+        met_stale: false,
+        mourned: false,
+        avoid: Vec::new(),
+        refused: 0,
+        refused_since: None,
     };
     upstream.budget().deposit();
     // As long as nothing is waited for, no time passes.
-    let mut now = attempts.started;
+    let mut now = held.subject().map_or_else(Instant::now, |subject| subject.started);
     if upstream.is_unresolved() {
         Box::pin(upstream.first_resolved()).await;
         now = Instant::now();
     }
-    let key = key(route, outgoing);
+    let key = repeat::key(route, outgoing);
     let started = match upstream.start(key) {
         Some(started) => started,
         // Boxed: a request that finds room shall not carry what waiting takes.
@@ -159,7 +168,7 @@ pub async fn send(
     let mut earlier: Option<Failure> = None;
     loop {
         attempts.begin(&endpoint);
-        let trouble = match attempts.run(&endpoint, need, now).await {
+        let (failure, fate, sent) = match attempts.run(&endpoint, need, now).await {
             Ok(mut answered) => {
                 attempts.answered(&answered);
                 upstream.budget().succeeded();
@@ -172,53 +181,39 @@ pub async fn send(
                 }
                 return Ok(answered);
             }
-            Err(trouble) => trouble,
-        };
-        let (failure, next) = match trouble {
-            Trouble::Client(failure) => {
+            Err(Trouble::Upstream(failure, fate, sent)) => (failure, fate, sent),
+            Err(Trouble::Client(failure)) => {
                 supersede(route, earlier.take());
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
-            Trouble::Unreachable(failure) => {
-                attempts.failed(&failure);
-                upstream.report(&endpoint, Outcome::Broken(&failure));
-                let next = attempts.after_unreachable(&endpoint, &mut in_flight, &failure);
-                let next = Box::pin(next).await;
-                (failure, next)
-            }
-            Trouble::Upstream(failure, Fate::Stale { unsent })
-                if (unsent || attempts.idempotent) && attempts.replay.is_possible() =>
-            {
-                attempts.failed(&failure);
-                // Says nothing of the upstream: it closed a connection that nobody used.
-                upstream.metrics().retried(RetryResult::Stale);
-                tracing::debug!(%failure, "the idle connection was closed; sending again");
-                attempts.begun -= 1;
-                need = attempts.need(Need::Fresh);
-                now = Instant::now();
-                continue;
-            }
-            Trouble::Upstream(failure, fate) => {
-                attempts.failed(&failure);
-                upstream.report(&endpoint, Outcome::Broken(&failure));
-                let next = attempts.after(&endpoint, &mut in_flight, &failure, fate);
-                (upstream.place(&endpoint, failure), next)
-            }
         };
-        let Some(next) = next else {
+        attempts.failed(&failure);
+        let next = attempts.next(&endpoint, &failure, fate, sent);
+        // As if the attempt had not been: it says nothing of the upstream.
+        let is_forgotten = matches!(next, Next::Fresh | Next::Turn);
+        if !is_forgotten {
+            upstream.report(&endpoint, Outcome::Broken(&failure));
+        }
+        // Boxed: a request that is answered at once shall not carry it.
+        let onward = Box::pin(attempts.onward(next, &endpoint, &mut in_flight)).await;
+        now = Instant::now();
+        let Some(onward) = onward else {
             if attempts.begun > 1 {
                 upstream.budget().failed_again();
             }
             supersede(route, earlier.take());
             passage.into_iter().for_each(|passage| passage.settle(Outcome::Broken(&failure)));
+            let failure = upstream.place(&endpoint, failure);
             return Err(Unanswered::Upstream(failure, attempts.replay.into_rest()));
         };
-        client.withdraw_interim();
-        endpoint = next;
-        need = attempts.need(Need::Any);
-        now = Instant::now();
-        // Its own outcome is known only when the next attempt's is.
-        supersede(route, earlier.replace(failure));
+        if is_forgotten {
+            tracing::debug!(%failure, "the request was not processed; sending again");
+        } else {
+            client.withdraw_interim();
+            // Its own outcome is known only when the next attempt's is.
+            supersede(route, earlier.replace(upstream.place(&endpoint, failure)));
+        }
+        (endpoint, need) = onward;
     }
 }
 
@@ -257,29 +252,29 @@ impl Attempts<'_> {
         now: Instant,
     ) -> Result<Box<Answered>, Trouble> {
         let upstream = &self.route.upstream;
-        let slot = upstream.slot().map_err(Trouble::Unreachable)?;
+        let unreachable = |failure| Trouble::Upstream(failure, Fate::Unreachable, now);
+        let slot = upstream.slot().map_err(unreachable)?;
         let (link, sent) = match upstream.idle_link(endpoint, need, now) {
             Some(link) => (link, now),
             None => {
                 let told = self.outgoing.extra.peer.told.as_deref();
                 // Boxed: a request on an idle connection shall not carry the room for a handshake.
-                let link = Box::pin(upstream.link(endpoint, need, told)).await;
-                (link.map_err(Trouble::Unreachable)?, Instant::now())
+                let link = Box::pin(upstream.link(endpoint, need, told, &self.head_time)).await;
+                (link.map_err(unreachable)?, Instant::now())
             }
         };
         let mut exchange = self.exchange(endpoint, link, sent)?;
         let mut head = ResponseHead::awaited();
-        if let Err(broken) = self.final_head(&mut exchange, &mut head).await {
-            if let (Some(slot), Broken::Upstream(failure)) = (slot, &broken) {
-                slot.failed(failure);
-            }
-            return Err(trouble(broken, &exchange));
+        let mut awaited = Awaited { exchange: &mut exchange, slot };
+        let result = awaited.final_head(&mut head, self.client, self.outgoing.head.version).await;
+        let now = Instant::now();
+        awaited.ended(result.is_ok(), now);
+        drop(awaited);
+        if let Err(broken) = result {
+            return Err(self.trouble(broken, &exchange));
         }
-        let elapsed = sent.elapsed();
+        let elapsed = now.saturating_duration_since(sent);
         upstream.metrics().head_received(elapsed);
-        if let Some(slot) = slot {
-            slot.answered(elapsed);
-        }
         // Boxed: it goes from hand to hand.
         let answered = |exchange, head, content: hold::Held, judgement| {
             Box::new(Answered {
@@ -315,7 +310,7 @@ impl Attempts<'_> {
         }
         match hold::hold(&mut exchange, terms).await {
             Ok(content) => Ok(answered(exchange, head, content, judgement)),
-            Err(broken) => Err(trouble(broken, &exchange)),
+            Err(broken) => Err(self.trouble(broken, &exchange)),
         }
     }
 
@@ -345,7 +340,7 @@ impl Attempts<'_> {
                 grace: self.worker.clients.body_timeout,
             },
             client_timeout: self.worker.clients.body_timeout,
-            head_timeout: self.head_timeout(),
+            head_timeout: self.head_timeout(endpoint),
         };
         Ok(match link {
             Link::Http1(connection) => {
@@ -364,73 +359,115 @@ impl Attempts<'_> {
         })
     }
 
-    /// An attempt that another one may follow is not waited for longer than configured.
-    fn head_timeout(&self) -> Duration {
-        let settings = self.route.upstream.settings();
-        let (all, retry) = (settings.timeouts.head, &settings.retry);
-        let another = self.begun < retry.attempts && self.idempotent;
-        if another && !retry.attempt.is_zero() { all.min(retry.attempt) } else { all }
-    }
-
-    async fn final_head(
-        &self,
-        exchange: &mut Exchange<Reader>,
-        head: &mut ResponseHead,
-    ) -> Result<(), Broken> {
-        while exchange.head(head).await? == Came::Interim {
-            // The client's connection says 100 itself, when the first content is asked for.
-            if head.status != StatusCode::CONTINUE {
-                self.client.pass_interim(head, self.outgoing.head.version).await;
-            }
-        }
-        Ok(())
+    /// Returns how long the head may take: what is left of the time for all attempts, or less if another
+    /// endpoint can be asked after that.
+    fn head_timeout(&self, endpoint: &Choice) -> Duration {
+        let upstream = &self.route.upstream;
+        let (left, retry) = (self.head_time.left(), &upstream.settings().retry);
+        let divides = !retry.attempt.is_zero()
+            && self.begun < retry.attempts
+            && self.idempotent
+            && self.replay.is_possible()
+            && upstream.has_other(endpoint, &self.avoid);
+        if divides { left.min(retry.attempt) } else { left }
     }
 
     fn need(&self, usual: Need) -> Need {
         if self.outgoing.extra.upgrade { Need::Upgrade } else { usual }
     }
 
-    /// Where to go after an endpoint that could not be reached.
-    async fn after_unreachable(
-        &self,
-        at: &Choice,
-        in_flight: &mut InFlight,
-        failure: &Failure,
-    ) -> Option<Choice> {
-        // The limit is the upstream's, so that another endpoint is behind it too. Without a charge:
-        // nobody has more to do because of an endpoint that is not there.
-        if failure.kind() == Kind::ConnectionLimitReached || !self.is_more_left() {
-            return None;
+    /// Decides what follows an attempt that failed.
+    fn next(&self, at: &Choice, failure: &Failure, fate: Fate, sent: Instant) -> Next {
+        match failure.kind() {
+            // The limit is the upstream's, so that another endpoint is behind it too.
+            Kind::ConnectionLimitReached => Next::Fail,
+            _ => attempt::next(fate, self.left(at, failure, fate, sent)),
         }
-        self.route.upstream.after_waiting(at, in_flight).await
     }
 
-    /// Where to go after an endpoint that failed with the request.
-    fn after(
-        &self,
+    /// Returns where the request goes, and what it needs there, if it goes anywhere; that is charged then.
+    async fn onward(
+        &mut self,
+        next: Next,
         at: &Choice,
         in_flight: &mut InFlight,
-        failure: &Failure,
-        fate: Fate,
-    ) -> Option<Choice> {
-        let allowed = match fate {
-            Fate::Unprocessed | Fate::Stale { unsent: true } => true,
-            Fate::Stale { unsent: false } | Fate::Unknown => {
-                self.idempotent && may_pass(failure.kind())
+    ) -> Option<(Choice, Need)> {
+        let upstream = &self.route.upstream;
+        let (else_same, charged) = match next {
+            Next::Fail => return None,
+            Next::Fresh => {
+                self.begun -= 1;
+                self.met_stale = true;
+                upstream.metrics().retried(RetryResult::Stale);
+                return Some((at.clone(), self.need(Need::Fresh)));
+            }
+            Next::Turn => {
+                self.begun -= 1;
+                upstream.metrics().retried(RetryResult::Refused);
+                return Some((self.turn(at, in_flight).await, self.need(Need::Any)));
+            }
+            Next::Elsewhere { else_same } => {
+                self.avoid.push(at.number());
+                if let Some(other) = upstream.after_waiting(at, &self.avoid, in_flight).await {
+                    self.begun -= 1;
+                    return Some((other, self.need(Need::Any)));
+                }
+                (else_same, true)
+            }
+            Next::Attempt { else_same, charged } => {
+                if !else_same {
+                    self.avoid.push(at.number());
+                }
+                (else_same, charged)
             }
         };
-        let possible = allowed && self.replay.is_possible() && self.is_more_left();
-        if !(possible && self.is_affordable()) {
+        let endpoint = match upstream.after(at, &self.avoid, in_flight) {
+            Some(other) => other,
+            None if else_same => at.clone(),
+            None => return None,
+        };
+        if charged && !self.is_affordable() {
             return None;
         }
-        let other = self.route.upstream.after(at, in_flight);
-        Some(other.unwrap_or_else(|| at.clone()))
+        self.mourned |= !charged;
+        Some((endpoint, self.need(Need::Any)))
     }
 
-    /// Whether there is an attempt and time left.
-    fn is_more_left(&self) -> bool {
-        let retry = &self.route.upstream.settings().retry;
-        self.begun < retry.attempts && self.started.elapsed() < retry.total
+    /// Returns what is left to the request.
+    fn left(&self, at: &Choice, failure: &Failure, fate: Fate, sent: Instant) -> Left {
+        let settings = self.route.upstream.settings();
+        let now = Instant::now();
+        let waits = |since: Instant| now.duration_since(since) < settings.limits.pending_time;
+        let died = match fate {
+            Fate::Lost => at.deaths().took(sent, now, true),
+            Fate::Executed if End::of(failure) == End::Closed => at.deaths().took(sent, now, false),
+            _ => false,
+        };
+        Left {
+            idempotent: self.idempotent,
+            replay: self.replay.is_possible(),
+            attempts: settings.retry.attempts.saturating_sub(self.begun),
+            retries: settings.retry.attempts > 1,
+            time: !self.head_time.left().is_zero(),
+            turn: self.refused_since.is_none_or(waits),
+            fresh: !self.met_stale,
+            bereaved: died && !self.mourned,
+            passes: attempt::may_pass(failure.kind()),
+        }
+    }
+
+    /// Waits for its turn after having been refused unprocessed: at first not at all, since a new stream
+    /// waits for what the upstream allows; then longer each time. An endpoint that goes on to refuse
+    /// it gives it to another one.
+    async fn turn(&mut self, at: &Choice, in_flight: &mut InFlight) -> Choice {
+        self.refused_since.get_or_insert_with(Instant::now);
+        self.refused += 1;
+        if self.refused == 1 {
+            return at.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(1 << self.refused.min(6))).await;
+        let other = self.route.upstream.after(at, &self.avoid, in_flight);
+        other.unwrap_or_else(|| at.clone())
     }
 
     /// Whether the budget allows one more; it is charged then.
@@ -442,61 +479,60 @@ impl Attempts<'_> {
         }
         affordable
     }
-}
 
-/// What the request has in common with others that go to the same endpoint.
-fn key(route: &Route, outgoing: &Outgoing<'_>) -> Option<u64> {
-    let Balance::Hash(key) = &route.upstream.settings().balance else { return None };
-    let fields = &outgoing.head.fields;
-    match key {
-        HashKey::Field(name) => fields.named(name).next().map(|field| balance::key(field.value)),
-        HashKey::Cookie(name) => {
-            let cookies = fields.all(Known::Cookie);
-            let mut pairs = cookies.flat_map(|value| value.split(|b| *b == b';'));
-            pairs.find_map(|pair| {
-                let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-                Some(balance::key(value))
-            })
-        }
-        HashKey::Address => {
-            let peer = outgoing.extra.peer;
-            match rewrite::told_address(fields, peer) {
-                Some(address) => Some(balance::key(address)),
-                None => Some(match peer.address {
-                    IpAddr::V4(address) => balance::key(&address.octets()),
-                    IpAddr::V6(address) => balance::key(&address.octets()),
-                }),
+    fn trouble(&self, broken: Broken, exchange: &Exchange<Reader>) -> Trouble {
+        let now = Instant::now();
+        self.head_time.take_back(exchange.patience(), now);
+        match broken {
+            Broken::Upstream(failure) => {
+                let fate = exchange.seen(&failure, now).fate();
+                let failure = if fate.is_unprocessed() { failure.unprocessed() } else { failure };
+                let failure = if fate == Fate::Declined { failure.blameless() } else { failure };
+                Trouble::Upstream(failure, fate, exchange.patience().sent())
+            }
+            Broken::Client(failure, source) => {
+                tracing::debug!(%failure, %source, "the client failed");
+                Trouble::Client(failure)
             }
         }
     }
 }
 
-/// Whether a failure may be gone at the next attempt. A response that is too large, or that is no
-/// HTTP, would be the same again.
-fn may_pass(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::ConnectionTerminated
-            | Kind::ConnectionReadTimeout
-            | Kind::ConnectionWriteTimeout
-            | Kind::DestinationIpUnroutable
-            | Kind::HttpResponseIncomplete
-            | Kind::HttpResponseTimeout
-            | Kind::TlsAlertReceived
-    )
+/// An exchange whose head is awaited. How long the upstream was waited for is told to `adaptive`, also if
+/// the client leaves and all of it is dropped.
+struct Awaited<'e> {
+    exchange: &'e mut Exchange<Reader>,
+    slot: Option<Slot>,
 }
 
-fn trouble(broken: Broken, exchange: &Exchange<Reader>) -> Trouble {
-    match broken {
-        Broken::Upstream(failure) => match exchange.fate() {
-            fate @ (Fate::Unprocessed | Fate::Stale { unsent: true }) => {
-                Trouble::Upstream(failure.unprocessed(), fate)
+impl Awaited<'_> {
+    async fn final_head(
+        &mut self,
+        head: &mut ResponseHead,
+        client: &Client,
+        version: Version,
+    ) -> Result<(), Broken> {
+        while self.exchange.head(head).await? == Came::Interim {
+            // The client's connection says 100 itself, when the first content is asked for.
+            if head.status != StatusCode::CONTINUE {
+                client.pass_interim(head, version).await;
             }
-            fate => Trouble::Upstream(failure, fate),
-        },
-        Broken::Client(failure, source) => {
-            tracing::debug!(%failure, %source, "the client failed");
-            Trouble::Client(failure)
+        }
+        Ok(())
+    }
+
+    /// The head was waited for until `now`.
+    fn ended(&mut self, answered: bool, now: Instant) {
+        let Some(slot) = self.slot.take() else { return };
+        let waited = self.exchange.patience().head_waited(now);
+        if answered { slot.answered(waited) } else { slot.unanswered(waited) }
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        if self.slot.is_some() {
+            self.ended(false, Instant::now());
         }
     }
 }
@@ -507,12 +543,4 @@ fn supersede(route: &Route, failure: Option<Failure>) {
         route.upstream.metrics().retried(RetryResult::Failed);
         tracing::info!(%failure, chain = ?failure.chain(), "a retry failed as well");
     }
-}
-
-/// RFC 9110 §9.2.2.
-fn is_idempotent(head: &head::Head, by_key: bool) -> bool {
-    matches!(
-        head.method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    ) || (by_key && head.fields.named(&IDEMPOTENCY_KEY).next().is_some())
 }

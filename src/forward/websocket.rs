@@ -83,9 +83,14 @@ pub fn respond(
     let agreed = match handshake::check_answer(&offer, head.status, &head.fields.map()) {
         Ok(agreed) => agreed,
         Err(error) => {
+            let is_requests = error.depends_on_offer();
             let failure = Failure::new(Kind::HttpUpgradeFailed, Phase::Upgrade)
                 .with_received_status(status.as_u16())
                 .with_source(error);
+            // An endpoint is not condemned for what a client offers.
+            let failure = if is_requests { failure.blameless() } else { failure };
+            route.upstream.report(&endpoint, Outcome::Broken(&failure));
+            passage.into_iter().for_each(|passage| passage.settle(Outcome::Broken(&failure)));
             return held.answer(route.upstream.place(&endpoint, failure));
         }
     };

@@ -11,10 +11,11 @@
 //! | a tenth at most | at least to half | a hundredth of `max` more, at least 1 |
 //! | a tenth at most | less | what it is: nobody knows whether more would go well |
 //!
-//! It begins at `max`, as if there was none, and stays between `min` and `max`. A request that timed
-//! out took longer than `target`; one that broke says nothing, since crashes are fast. Requests that
-//! were sent before the last decrease say nothing about it either: without that, one slow second
-//! would be answered by ten decreases.
+//! It begins at `max`, as if there was none, and stays between `min` and `max`. What counts is how long
+//! the upstream alone was waited for (`patience`): a client that uploads slowly makes no app slow. A wait
+//! that brought no head, since a limit ended it, the connection broke or the client left, took longer
+//! than `target` or says nothing: crashes are fast. Requests that were sent before the last decrease say
+//! nothing about it either: without that, one slow second would be answered by ten decreases.
 //!
 //! Shared by all workers, and atomics only.
 
@@ -25,7 +26,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::model::Concurrency;
-use crate::failure::{Failure, Kind};
 use crate::telemetry::metrics::ConcurrencyMetrics;
 
 /// How long a window is at least.
@@ -155,14 +155,15 @@ impl Adaptive {
 }
 
 impl Slot {
-    /// The head has come after so long: from when the request was sent.
-    pub fn answered(self, elapsed: Duration) {
-        self.adaptive.observe(self.since, elapsed > self.adaptive.settings.target);
+    /// The head has come after the upstream alone was waited for so long.
+    pub fn answered(self, waited: Duration) {
+        self.adaptive.observe(self.since, waited > self.adaptive.settings.target);
     }
 
-    /// The attempt failed.
-    pub fn failed(self, failure: &Failure) {
-        if failure.kind() == Kind::HttpResponseTimeout {
+    /// No head has come after the upstream alone was waited for so long: the attempt failed, or the client
+    /// has left.
+    pub fn unanswered(self, waited: Duration) {
+        if waited > self.adaptive.settings.target {
             self.adaptive.observe(self.since, true);
         }
     }

@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::spread;
+use super::blame::{self, Verdict};
 use super::window::Window;
 use super::{Outcome, ejection};
 use crate::config::model;
@@ -241,16 +242,10 @@ impl Circuit {
 impl Passage {
     /// What became of the request, as far as it speaks for or against the upstream.
     pub fn settle(mut self, outcome: Outcome<'_>) {
-        let failed = match outcome {
-            Outcome::Served => false,
-            Outcome::AppFailed => self.circuit.settings.count_app_errors,
-            Outcome::Broken(failure) if ejection::blames_endpoint(failure) => true,
-            Outcome::Broken(_) => return,
-        };
-        if failed {
-            self.circuit.failed(&self);
-        } else {
-            self.circuit.served(&self);
+        match blame::judge(outcome, self.circuit.settings.count_app_errors) {
+            Verdict::Failed => self.circuit.failed(&self),
+            Verdict::Well => self.circuit.served(&self),
+            Verdict::Nothing => return,
         }
         // It is counted.
         self.probe = false;

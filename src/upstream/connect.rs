@@ -113,7 +113,7 @@ impl Target {
             Err(Unresolved { silence, repeated }) => {
                 let kind = if silence.is_late() { Kind::DnsTimeout } else { Kind::DnsError };
                 let failure = Failure::new(kind, Phase::Resolve).with_source(silence);
-                Err(if repeated { failure.repeated() } else { failure })
+                Err(if repeated { failure.blameless() } else { failure })
             }
         }
     }

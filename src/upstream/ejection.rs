@@ -27,7 +27,6 @@ use super::balance::FULL;
 use super::tenure::Tenure;
 use super::window::Window;
 use crate::config::model::{Ejection, Upstream};
-use crate::failure::{Failure, Kind};
 
 /// The least share of an endpoint that comes back, and of one that is tried although it is out.
 const LEAST: u32 = FULL / 10;
@@ -370,45 +369,6 @@ impl View<'_> {
             (ejected, standing.failures.load(Relaxed))
         };
         possible.min_by_key(|(_, standing)| doubt(standing)).map(|(other, _)| other)
-    }
-}
-
-/// Whether a failure speaks against the endpoint: connection and protocol do. What the app says of
-/// itself is judged elsewhere; limits, and how large a response is, are no sign of a crash.
-#[must_use]
-pub fn blames_endpoint(failure: &Failure) -> bool {
-    if failure.is_rehearsed() {
-        return false;
-    }
-    match failure.kind() {
-        Kind::DnsError
-        | Kind::DnsTimeout
-        | Kind::DestinationIpUnroutable
-        | Kind::ConnectionRefused
-        | Kind::ConnectionTimeout
-        | Kind::ConnectionTerminated
-        | Kind::ConnectionReadTimeout
-        | Kind::ConnectionWriteTimeout
-        | Kind::TlsProtocolError
-        | Kind::TlsCertificateError
-        | Kind::TlsAlertReceived
-        | Kind::HttpResponseTimeout
-        | Kind::HttpResponseIncomplete
-        | Kind::HttpResponseTransferCoding
-        | Kind::HttpProtocolError => true,
-        Kind::DestinationUnavailable
-        | Kind::ConnectionLimitReached
-        | Kind::HttpResponseHeaderSectionSize
-        | Kind::HttpResponseHeaderSize
-        | Kind::HttpResponseBodySize
-        | Kind::HttpResponseTrailerSectionSize
-        | Kind::HttpUpgradeFailed
-        | Kind::WebsocketProtocolError
-        | Kind::ApplicationError
-        | Kind::DependencyFailure
-        | Kind::ProxyInternalError
-        | Kind::ProxyConfigurationError
-        | Kind::ProxyLoopDetected => false,
     }
 }
 

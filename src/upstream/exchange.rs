@@ -15,9 +15,11 @@ use http::{HeaderMap, HeaderName, StatusCode, Version};
 use http_body::Body;
 use tokio::time::Instant;
 
+use super::attempt::Seen;
 use super::fields::Fields;
 use super::framing::Announced;
 pub use super::framing::Framing;
+use super::patience::Patience;
 use super::pool::{Connection, Reusable};
 use super::{http1, http2};
 use crate::failure::{ClientFailure, Failure, Source};
@@ -144,21 +146,6 @@ pub type Http1Request<B> = Request<Announced<BytesMut>, B>;
 /// A request in the form of HTTP/2.
 pub type Http2Request<B> = Request<Announced<http::Request<()>>, B>;
 
-/// What became of a request that has no response, as far as sending it again depends on it
-/// (RFC 9110 §9.2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// The upstream has not processed it: it may be sent again, whatever it is.
-    Unprocessed,
-    /// It was sent on an idle connection that turned out to be closed (RFC 9112 §9.3.1).
-    Stale {
-        /// Not even a byte of it was sent.
-        unsent: bool,
-    },
-    /// The upstream may have processed it.
-    Unknown,
-}
-
 /// One request and its response.
 ///
 /// Boxed, because it is moved from station to station: one allocation costs less.
@@ -204,11 +191,19 @@ where
         }
     }
 
-    /// What became of the request, after a failure.
-    pub fn fate(&self) -> Fate {
+    /// Returns what was seen of the request, after this failure.
+    pub fn seen(&self, failure: &Failure, now: Instant) -> Seen {
         match self {
-            Exchange::Http1(exchange) => exchange.fate(),
-            Exchange::Http2(exchange) => exchange.fate(),
+            Exchange::Http1(exchange) => exchange.seen(failure, now),
+            Exchange::Http2(exchange) => exchange.seen(failure),
+        }
+    }
+
+    /// Returns its clock.
+    pub fn patience(&self) -> &Patience {
+        match self {
+            Exchange::Http1(exchange) => exchange.patience(),
+            Exchange::Http2(exchange) => exchange.patience(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::http2::session::{Lease, Session};
+use super::patience::{HeadTime, Spent};
 use super::pool::{Connection, Pool, Ticket};
 use super::proxy_protocol::Told;
 use super::set::Member;
@@ -54,6 +55,12 @@ pub enum Need {
     Upgrade,
 }
 
+/// The request has no time left to wait for a connection. The endpoint may not have had its own
+/// (`timeouts.connect`): that says nothing of it.
+fn too_late(spent: Spent) -> Failure {
+    Failure::timeout(Phase::Connect).with_source(spent).blameless()
+}
+
 impl Upstream {
     /// Takes an idle connection to the endpoint, if it will do.
     #[must_use]
@@ -67,8 +74,9 @@ impl Upstream {
         is_enough.then(|| endpoint.pool.take(now)).flatten().map(Link::Http1)
     }
 
-    /// A link to the endpoint, for the client that `told` names to upstreams that want to know.
-    /// [`Upstream::idle_link`] has been asked before.
+    /// A link to the endpoint, for the client that `told` names to upstreams that want to know. Connecting
+    /// takes of the request's `time`, waiting for its turn does not. [`Upstream::idle_link`] has been asked
+    /// before.
     ///
     /// # Errors
     /// The failure, complete with upstream and endpoint names. No byte of the request has been
@@ -78,6 +86,7 @@ impl Upstream {
         choice: &Choice,
         need: Need,
         told: Option<&Told>,
+        time: &HeadTime,
     ) -> Result<Link, Failure> {
         let need = match need {
             // What has told one client's address serves no other one.
@@ -86,14 +95,16 @@ impl Upstream {
         };
         let endpoint = &*choice.endpoint;
         let link = match (need, endpoint.speaks.get()) {
-            (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None).await,
+            (Need::Upgrade, _) => self.open_http1(choice, Purpose::Upgrade, told, None, time).await,
             (Need::Any, Speaks::Http1) => {
-                self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool)).await
+                self.open_http1(choice, Purpose::Requests, told, Some(&endpoint.pool), time).await
             }
             (Need::Fresh, Speaks::Http1) => {
-                self.open_http1(choice, Purpose::Requests, told, None).await
+                self.open_http1(choice, Purpose::Requests, told, None, time).await
             }
-            (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => self.join(choice).await,
+            (Need::Any | Need::Fresh, Speaks::Http2 | Speaks::Unknown) => {
+                self.join(choice, time).await
+            }
         };
         link.map_err(|failure| self.place(choice, failure))
     }
@@ -105,6 +116,7 @@ impl Upstream {
         purpose: Purpose,
         told: Option<&Told>,
         pool: Option<&Pool>,
+        time: &HeadTime,
     ) -> Result<Link, Failure> {
         let endpoint = &*choice.endpoint;
         let line = endpoint.sessions.line();
@@ -117,7 +129,8 @@ impl Upstream {
             Own::Taken(connection) => return Ok(Link::Http1(connection)),
             Own::Free(ticket) => ticket,
         };
-        let stream = self.connect(choice, purpose, told).await?;
+        let connected = time.within(self.connect(choice, purpose, told)).await;
+        let stream = connected.unwrap_or_else(|spent| Err(too_late(spent)))?;
         Ok(Link::Http1(Connection::new(stream, ticket)))
     }
 
@@ -139,7 +152,7 @@ impl Upstream {
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.
-    async fn join(&self, choice: &Choice) -> Result<Link, Failure> {
+    async fn join(&self, choice: &Choice, time: &HeadTime) -> Result<Link, Failure> {
         let sessions = &choice.endpoint.sessions;
         // What nobody but this endpoint's requests can use.
         let own = || match sessions.take() {
@@ -164,10 +177,15 @@ impl Upstream {
                     sessions.pass_on();
                     return Ok(Link::Http2(lease));
                 }
-                Way::Coming => sessions.opened().await?,
+                Way::Coming => {
+                    let opened = time.within(sessions.opened()).await;
+                    opened.unwrap_or_else(|spent| Err(too_late(spent)))?;
+                }
                 Way::New(ticket) => {
                     // Boxed: it is rare, and has much to remember.
-                    if let Some(link) = Box::pin(self.open_http2(choice, ticket)).await? {
+                    let opened = time.within(Box::pin(self.open_http2(choice, ticket))).await;
+                    let opened = opened.unwrap_or_else(|spent| Err(too_late(spent)))?;
+                    if let Some(link) = opened {
                         return Ok(link);
                     }
                 }
@@ -226,7 +244,7 @@ impl Upstream {
         }
         let Member { target, metrics, .. } = &*endpoint.member;
         let result = target.connect(&self.shared.settings, purpose, told).await;
-        if result.as_ref().is_err_and(Failure::is_repeated) {
+        if result.as_ref().is_err_and(Failure::is_blameless) {
             // Another request has met this already.
             return result;
         }

@@ -7,7 +7,9 @@
 
 pub mod adaptive;
 pub mod admission;
+pub mod attempt;
 pub mod balance;
+pub mod blame;
 pub mod budget;
 pub mod circuit;
 pub mod connect;
@@ -21,6 +23,7 @@ pub mod health;
 pub mod http1;
 pub mod http2;
 mod link;
+pub mod patience;
 pub mod pending;
 pub mod pieces;
 pub mod pool;
@@ -45,6 +48,7 @@ use std::time::Duration;
 use adaptive::Slot;
 use admission::{Place, Refused};
 use balance::Picker;
+use blame::Verdict;
 use budget::Budget;
 use circuit::Passage;
 pub use link::{Link, Need};
@@ -314,25 +318,46 @@ impl Upstream {
         failure.at_upstream(&settings.name)
     }
 
-    /// The endpoint to try after this one, if there is another with room; the request moves there.
-    pub fn after(&self, choice: &Choice, in_flight: &mut InFlight) -> Option<Choice> {
+    /// Returns `true` if there is another endpoint than this one and those to `avoid`.
+    #[must_use]
+    pub fn has_other(&self, choice: &Choice, avoid: &[usize]) -> bool {
+        let fits = |at: usize| !avoid.contains(&at);
+        choice.view.set.roster.view().other_than(choice.at, fits).is_some()
+    }
+
+    /// Returns the endpoint to try after this one, if there is another with room that is not one to
+    /// `avoid`; the request moves there.
+    pub fn after(
+        &self,
+        choice: &Choice,
+        avoid: &[usize],
+        in_flight: &mut InFlight,
+    ) -> Option<Choice> {
         let has_room = |at: usize| match (&self.shared.room, choice.view.endpoints.get(at)) {
             (Some(room), Some(endpoint)) => room.has_room_at(&endpoint.member.used),
             _ => true,
         };
-        let other = choice.view.set.roster.view().other_than(choice.at, has_room)?;
+        let fits = |at: usize| !avoid.contains(&at) && has_room(at);
+        let other = choice.view.set.roster.view().other_than(choice.at, fits)?;
         let other = Choice::of(&choice.view, other)?;
         in_flight.move_to(&other).then_some(other)
     }
 
     /// The same for a request that can only go on elsewhere: it waits for room, if all others are
     /// full.
-    pub async fn after_waiting(&self, choice: &Choice, in_flight: &mut InFlight) -> Option<Choice> {
-        let found = self.after(choice, in_flight);
+    pub async fn after_waiting(
+        &self,
+        choice: &Choice,
+        avoid: &[usize],
+        in_flight: &mut InFlight,
+    ) -> Option<Choice> {
+        let found = self.after(choice, avoid, in_flight);
         let (None, Some(room)) = (&found, &self.shared.room) else { return found };
-        choice.view.set.roster.view().other_than(choice.at, |_| true)?;
+        if !self.has_other(choice, avoid) {
+            return None;
+        }
         let in_flight = RefCell::new(in_flight);
-        let try_again = || self.after(choice, &mut in_flight.borrow_mut());
+        let try_again = || self.after(choice, avoid, &mut in_flight.borrow_mut());
         Box::pin(room.wait(Wish::Choosy, try_again)).await.ok()
     }
 
@@ -340,18 +365,14 @@ impl Upstream {
     pub fn report(&self, choice: &Choice, outcome: Outcome<'_>) {
         let settings = &self.shared.settings;
         let set = &choice.view.set;
-        let failed = match outcome {
-            Outcome::Served => false,
-            Outcome::AppFailed => settings.ejection.count_app_errors,
-            // What nobody tried says nothing that is not known.
-            Outcome::Broken(failure) if failure.is_repeated() => return,
-            Outcome::Broken(failure) if ejection::blames_endpoint(failure) => true,
-            Outcome::Broken(_) => return,
-        };
-        if !failed {
-            set.roster.succeeded(choice.at);
-        } else if let Some(time) = set.roster.failed(choice.at) {
-            set.ejected(&settings.name, choice.at, time);
+        match blame::judge(outcome, settings.ejection.count_app_errors) {
+            Verdict::Nothing => {}
+            Verdict::Well => set.roster.succeeded(choice.at),
+            Verdict::Failed => {
+                if let Some(time) = set.roster.failed(choice.at) {
+                    set.ejected(&settings.name, choice.at, time);
+                }
+            }
         }
     }
 

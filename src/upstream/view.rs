@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::attempt::Deaths;
 use super::http2::session::Sessions;
 use super::pending::Pending;
 use super::pool::{Pool, Ticket};
@@ -38,6 +39,8 @@ pub(super) struct Endpoint {
     pub(super) in_flight: Rc<Cell<usize>>,
     /// When it refused a connection, if it did at the last try.
     pub(super) refused: Cell<Option<Instant>>,
+    /// When requests in flight there lost their connections.
+    pub(super) deaths: Deaths,
 }
 
 /// A request or a WebSocket in flight at an endpoint, until it is dropped.
@@ -113,6 +116,18 @@ impl Choice {
         Some(Choice { view: Rc::clone(view), at, endpoint })
     }
 
+    /// Returns when requests in flight at the endpoint lost their connections.
+    #[must_use]
+    pub fn deaths(&self) -> &Deaths {
+        &self.endpoint.deaths
+    }
+
+    /// Returns its number among the endpoints that the request was given one of.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.at
+    }
+
     /// Resolves when its WebSockets have to leave.
     #[must_use]
     pub fn leaving(&self) -> Drain {
@@ -143,7 +158,7 @@ impl Endpoint {
         let ago = self.refused.get()?.elapsed();
         (ago < believed).then(|| {
             let source = format!("it refused a connection {} µs ago", ago.as_micros());
-            Failure::new(Kind::ConnectionRefused, Phase::Connect).with_source(source).repeated()
+            Failure::new(Kind::ConnectionRefused, Phase::Connect).with_source(source).blameless()
         })
     }
 
@@ -163,6 +178,7 @@ impl Endpoint {
             }),
             in_flight: Rc::default(),
             refused: Cell::new(None),
+            deaths: Deaths::default(),
         }
     }
 

@@ -47,6 +47,20 @@ pub enum HandshakeError {
     Extension,
 }
 
+impl HandshakeError {
+    /// Returns `true` if another offer might have been answered well.
+    #[must_use]
+    pub fn depends_on_offer(&self) -> bool {
+        match self {
+            HandshakeError::Protocol | HandshakeError::Extension => true,
+            HandshakeError::Status
+            | HandshakeError::Upgrade
+            | HandshakeError::Connection
+            | HandshakeError::Accept => false,
+        }
+    }
+}
+
 impl std::fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

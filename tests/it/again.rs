@@ -167,30 +167,6 @@ fn an_answer_that_would_be_the_same_again_is_not_asked_for_again() {
 }
 
 #[test]
-fn a_slow_attempt_gives_way_to_the_next_one_when_it_has_a_time_of_its_own() {
-    let upstream = Upstream::playing([Script::read_head().hang()]);
-    let settings = "retry: { attempts: 2, attempt: 2s }";
-    let seawall = Seawall::before_with(&upstream, settings);
-    let mut client = Client::connect(Version::Http1, seawall.address());
-    let seen = client.exchange(&Request::get(), upstream.gate());
-    assert_eq!((seen.status, &*seen.text()), (200, WELL));
-    let cells = failures(&seawall);
-    assert!(cells[0].contains("http_response_timeout"), "{cells:?}");
-}
-
-#[test]
-fn no_attempt_begins_when_the_time_for_all_is_over() {
-    let upstream = Upstream::playing([Script::read_head().hang()]);
-    let settings = "timeouts: { head: 200ms }, retry: { attempts: 2, total: 100ms }";
-    let seawall = Seawall::before_with(&upstream, settings);
-    let mut client = Client::connect(Version::Http1, seawall.address());
-    let seen = client.exchange(&Request::get(), upstream.gate());
-    assert_eq!(seen.status, 500);
-    upstream.until_asked(1);
-    assert_eq!(upstream.requests().len(), 1);
-}
-
-#[test]
 fn retries_stop_when_their_budget_is_spent() {
     // The reserve of ten, and nothing more while all of them fail.
     let failing = (0..30 + 10).map(|_| half());

@@ -14,6 +14,8 @@
 mod admin;
 mod again;
 mod answers;
+mod attempts;
+mod blame;
 mod circuit;
 mod dns;
 mod drain;

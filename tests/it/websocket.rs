@@ -6,7 +6,7 @@
 use seawall::failure::{Kind, Outcome, Phase};
 
 use crate::support::client::{End, Http1};
-use crate::support::script::{Gate, Script, Upstream};
+use crate::support::script::{Gate, Script, Step, Upstream};
 use crate::support::seawall::{IMPATIENT, Seawall, Told};
 use crate::support::websocket::{
     self, BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RSV1, TEXT, accepted, close, frame,
@@ -32,6 +32,7 @@ struct Handshake {
 fn handshakes() -> Vec<Handshake> {
     let row = |name, script, expected| Handshake { name, script, expected };
     let says = |text: &str| Script::read_head().write(text).hang();
+    let refuses = |text: &str| Script::read_head().write(text).then(Step::BeWell);
     let failed = (500, Some(Kind::HttpUpgradeFailed));
     let fin = Script::read_head().fin();
     vec![
@@ -46,8 +47,12 @@ fn handshakes() -> Vec<Handshake> {
         row("garbage", says("hunter2\r\n\r\n"), (500, Some(Kind::HttpProtocolError))),
         row("a 500", says("HTTP/1.1 500 hunter2\r\nContent-Length: 7\r\n\r\nhunter2"), failed),
         row("a 503", says("HTTP/1.1 503 hunter2\r\nContent-Length: 7\r\n\r\nhunter2"), failed),
-        row("a 404", says("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"), (404, None)),
-        row("a 200", says("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"), (200, None)),
+        row(
+            "a 404",
+            refuses("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"),
+            (404, None),
+        ),
+        row("a 200", refuses("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"), (200, None)),
         row(
             "a wrong accept value",
             says(

@@ -215,7 +215,11 @@ fn timeouts(upstream: &Scope<'_>) -> Timeouts {
     let timeouts = Timeouts {
         resolve: section.wait("resolve", d.resolve, "Resolving a name."),
         connect: section.wait("connect", d.connect, "The TCP and TLS handshakes together."),
-        head: section.wait("head", d.head, "From the request sent to the complete response head."),
+        head: section.wait(
+            "head",
+            d.head,
+            "How long the upstream may take to its complete response head, over all attempts and connecting included. It runs while the upstream alone is waited for, and begins anew with an interim response.",
+        ),
         idle: section.wait(
             "idle",
             d.idle,
@@ -374,9 +378,8 @@ fn retry(upstream: &Scope<'_>) -> Retry {
         attempt: section.duration(
             "attempt",
             d.attempt,
-            "How long an attempt may take to its response head while another one may follow; 0s is as long as timeouts.head.",
+            "How long an attempt may take to its response head while another endpoint can be asked after it; 0s is as long as timeouts.head, which bounds all attempts together.",
         ),
-        total: section.duration("total", d.total, "No attempt begins later than this after the first."),
         replay_bytes: to_usize(section.size(
             "replay",
             d.replay_bytes as u64,
@@ -389,6 +392,7 @@ fn retry(upstream: &Scope<'_>) -> Retry {
             "A request with an Idempotency-Key field is sent again like a GET.",
         ),
     };
+    section.removed("total", "remove it: timeouts.head bounds all attempts together");
     section.finish();
     retry
 }

@@ -213,7 +213,7 @@ pub struct Timeouts {
     pub resolve: Duration,
     /// TCP and TLS handshake together. Default 1 s.
     pub connect: Duration,
-    /// From the request sent to the complete response head. Default 30 s.
+    /// For the complete response head in all, over all attempts, connecting included. Default 30 s.
     pub head: Duration,
     /// How long content may stand still, in either direction. Default 30 s.
     pub idle: Duration,
@@ -339,11 +339,9 @@ pub struct Retry {
     pub attempts: u32,
     /// Retries in percent of requests, over time. Default 20.
     pub budget_percent: u32,
-    /// How long an attempt may take to its response head while another one may follow; zero is as
-    /// long as `timeouts.head` (the default).
+    /// How long an attempt may take to its response head while another endpoint can be asked after it;
+    /// zero is as long as `timeouts.head` (the default).
     pub attempt: Duration,
-    /// No attempt begins later than this after the first. Default 30 s.
-    pub total: Duration,
     /// Bytes of request content that are kept to be sent again. Default 64 KiB.
     pub replay_bytes: usize,
     /// A request with an `Idempotency-Key` field is sent again like an idempotent one. Default off.
@@ -356,7 +354,6 @@ impl Default for Retry {
             attempts: 2,
             budget_percent: 20,
             attempt: Duration::ZERO,
-            total: Duration::from_secs(30),
             replay_bytes: 64 * 1024,
             idempotency_key: false,
         }

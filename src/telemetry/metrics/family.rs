@@ -57,7 +57,7 @@ families! {
         "Requests that have begun and not ended.";
     RETRIES, "seawall_retries_total", Counter,
         ["upstream", "result"],
-        "Requests sent again: stale (an idle connection was closed), recovered, failed, or over_budget (not sent: the budget was spent).";
+        "Requests sent again: stale (an idle connection was closed), refused (unprocessed, REFUSED_STREAM or GOAWAY), recovered, failed, or over_budget (not sent: the budget was spent).";
     CLIENT_FAILURES, "seawall_client_failures_total", Counter,
         ["kind"],
         "Failures of clients; never an upstream's.";

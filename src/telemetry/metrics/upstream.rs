@@ -62,6 +62,8 @@ impl Metrics {
 pub enum RetryResult {
     /// An idle connection was closed; the request went out on a new one.
     Stale,
+    /// The upstream had not processed it (REFUSED_STREAM, GOAWAY); it waited for its turn.
+    Refused,
     /// Another attempt answered.
     Recovered,
     /// It failed as well.
@@ -71,12 +73,18 @@ pub enum RetryResult {
 }
 
 impl RetryResult {
-    pub(super) const ALL: [RetryResult; 4] =
-        [RetryResult::Stale, RetryResult::Recovered, RetryResult::Failed, RetryResult::OverBudget];
+    pub(super) const ALL: [RetryResult; 5] = [
+        RetryResult::Stale,
+        RetryResult::Refused,
+        RetryResult::Recovered,
+        RetryResult::Failed,
+        RetryResult::OverBudget,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             RetryResult::Stale => "stale",
+            RetryResult::Refused => "refused",
             RetryResult::Recovered => "recovered",
             RetryResult::Failed => "failed",
             RetryResult::OverBudget => "over_budget",
@@ -98,7 +106,7 @@ struct UpstreamHandles {
     head_seconds: Histogram,
     connections: ConnectionGauges,
     pending: IntGauge,
-    retries: [IntCounter; 4],
+    retries: [IntCounter; 5],
     dns_lookups: [IntCounter; 2],
     circuit: CircuitMetrics,
     concurrency: ConcurrencyMetrics,

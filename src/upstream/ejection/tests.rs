@@ -3,7 +3,6 @@ use std::path::Path;
 use tokio::time::advance;
 
 use super::*;
-use crate::failure::Phase;
 
 /// A roster of so many endpoints with these settings.
 fn roster(count: usize, settings: &str) -> Roster {
@@ -201,14 +200,6 @@ async fn the_other_endpoint_is_the_one_with_the_least_doubt() {
     roster.set_down(3, true);
     assert_eq!(roster.view().other_than(0, |_| true), Some(1));
     assert_eq!(roster.view().other_than(1, |_| true), Some(0));
-}
-
-#[test]
-fn connection_and_protocol_speak_against_an_endpoint_and_its_apps_answers_do_not() {
-    let blamed = |kind| blames_endpoint(&Failure::new(kind, Phase::Head));
-    assert!(blamed(Kind::ConnectionRefused) && blamed(Kind::HttpResponseTimeout));
-    assert!(!blamed(Kind::ApplicationError) && !blamed(Kind::DependencyFailure));
-    assert!(!blamed(Kind::ConnectionLimitReached) && !blamed(Kind::HttpResponseBodySize));
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,6 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -32,10 +31,13 @@ use super::{MessageError, MessageLimits};
 use crate::config::model::Upstream;
 use crate::failure::classify::{self, Facts};
 use crate::failure::{ClientFailure, Failure, Phase, Source};
+use crate::upstream::attempt::{End, Seen};
 use crate::upstream::exchange::{
-    Asked, Broken, Came, Fate, Framing, Http1Request, Piece, Request, ResponseHead, Stalled,
+    Asked, Broken, Came, Framing, Http1Request, Piece, Request, ResponseHead, Stalled,
 };
+use crate::upstream::patience::{Awaits, Over, Patience};
 use crate::upstream::pool::{Connection, Reusable};
+use crate::upstream::stream::Stream;
 use crate::upstream::upload::{UploadError, Waiting};
 
 /// One request and its response.
@@ -47,25 +49,16 @@ pub struct Exchange<B> {
     uploading: bool,
     /// The upstream stopped taking the request. It may have answered all the same.
     send_error: Option<io::Error>,
+    write_failed: bool,
     asked: Asked,
     interim: usize,
     /// What the final head has announced, once it is here.
     decoder: Option<Decoder>,
     keep_alive: bool,
     received: u64,
-    waits: Option<Waits>,
+    patience: Patience,
     /// The time, as long as nothing has been waited for.
     now: Option<Instant>,
-    client_timeout: Duration,
-    head_timeout: Duration,
-}
-
-/// What the deadline stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    Upload(Waiting),
-    Head,
-    Content,
 }
 
 impl<B> Exchange<B>
@@ -86,26 +79,34 @@ where
             upload: Upload::new(head, body, request.expects_continue, request.content_limit),
             uploading: true,
             send_error: None,
+            write_failed: false,
             asked,
             interim: 0,
             decoder: None,
             keep_alive: true,
             received: 0,
-            waits: None,
+            patience: Patience::new(sent, request.head_timeout, request.client_timeout),
             now: Some(sent),
-            client_timeout: request.client_timeout,
-            head_timeout: request.head_timeout,
         })
     }
 
-    /// What became of the request, after a failure.
-    pub fn fate(&self) -> Fate {
-        let unsent = self.upload.sent() == 0;
-        match self.connection.reused && self.received == 0 {
-            true => Fate::Stale { unsent },
-            false if unsent => Fate::Unprocessed,
-            false => Fate::Unknown,
+    /// Returns what was seen of the request, after this failure.
+    pub fn seen(&self, failure: &Failure, now: Instant) -> Seen {
+        // A TLS session that fails may have sent records of what it has not accepted.
+        let maybe = self.write_failed && matches!(self.connection.stream, Stream::Tls(_));
+        // What crosses a request on its way has come before a new connection would have.
+        let age = now.saturating_duration_since(self.patience.sent());
+        Seen {
+            sent: self.upload.sent() > 0 || maybe,
+            answered: self.received > 0,
+            crossed: self.connection.reused && age <= self.settings.timeouts.connect,
+            end: End::of(failure),
         }
+    }
+
+    /// Returns its clock.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     fn phase(&self, phase: Phase) -> Phase {
@@ -130,17 +131,11 @@ where
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.ended_before_head())),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.read_failed(error))),
-                Poll::Pending => {
-                    let waits = match waiting {
-                        Waiting::Done => Waits::Head,
-                        other => Waits::Upload(other),
-                    };
-                    match self.poll_deadline(waits, cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
-                    }
-                }
+                Poll::Pending => match self.poll_patience(Awaits::before_head(waiting), cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                },
             }
         }
     }
@@ -159,12 +154,13 @@ where
             }
             Err(UploadError::Upstream(error)) => {
                 self.send_error = Some(error);
+                self.write_failed = true;
                 self.keep_alive = false;
                 Waiting::Done
             }
         };
         if self.upload.sent() != before {
-            self.waits = None;
+            self.patience.moved();
         }
         self.uploading = waiting != Waiting::Done;
         Ok(waiting)
@@ -201,6 +197,7 @@ where
             if head.status == StatusCode::CONTINUE {
                 self.upload.proceed();
             }
+            self.patience.answers();
             return Ok(Some(Came::Interim));
         }
         if let (Framing::Length(length), Some(limit)) = (head.framing, limits.body_bytes)
@@ -210,7 +207,6 @@ where
         }
         self.decoder = Some(Decoder::new(head.framing));
         self.keep_alive &= head.keep_alive;
-        self.waits = None;
         // RFC 9112 §9.5: an upstream that refuses and closes will not read the rest. One that
         // answers 2xx and closes may well be an app that reads while it writes.
         if !head.keep_alive && !head.status.is_success() {
@@ -222,18 +218,16 @@ where
     /// The next piece of the content; `None` when it is whole. After that, [`Exchange::into_connection`].
     pub fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
         loop {
-            if let Err(broken) = self.poll_upload(cx) {
-                return Poll::Ready(Some(Err(broken)));
-            }
+            let waiting = match self.poll_upload(cx) {
+                Ok(waiting) => waiting,
+                Err(broken) => return Poll::Ready(Some(Err(broken))),
+            };
             let limits = MessageLimits::from(&self.settings.limits);
             // Without a head there is no content either.
             let Some(decoder) = self.decoder.as_mut() else { return Poll::Ready(None) };
             let step = decoder.decode(&mut self.connection.buf, &limits);
             match step {
-                Ok(Step::Data(data)) => {
-                    self.waits = None;
-                    return Poll::Ready(Some(Ok(Piece::Data(data))));
-                }
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Piece::Data(data)))),
                 Ok(Step::Trailers(trailers)) => {
                     return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
                 }
@@ -258,7 +252,7 @@ where
                     let failure = classify::failure(&self.facts(Phase::Body), error);
                     return Poll::Ready(Some(Err(Broken::Upstream(failure))));
                 }
-                Poll::Pending => match self.poll_deadline(Waits::Content, cx) {
+                Poll::Pending => match self.poll_patience(Awaits::behind_head(waiting), cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(broken)) => return Poll::Ready(Some(Err(broken))),
@@ -289,35 +283,19 @@ where
         let count = std::task::ready!(fill.poll(stream, buf, cx))?;
         self.received += count as u64;
         self.now = None;
+        self.patience.moved();
         Poll::Ready(Ok(count))
     }
 
     /// Pending while there is time; then the failure, or nothing if waiting was just over.
-    fn poll_deadline(&mut self, waits: Waits, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let timeouts = &self.settings.timeouts;
-        if self.waits != Some(waits) {
-            self.waits = Some(waits);
-            let now = self.now.unwrap_or_else(Instant::now);
-            let limit = match waits {
-                Waits::Head => self.head_timeout,
-                Waits::Content | Waits::Upload(Waiting::Upstream | Waiting::Done) => timeouts.idle,
-                Waits::Upload(Waiting::Client) => self.client_timeout,
-                Waits::Upload(Waiting::Continue) => timeouts.expect_continue,
-            };
-            self.connection.deadline.set_from(now, limit);
-        }
-        self.now = None;
-        std::task::ready!(self.connection.deadline.poll(cx));
-        Poll::Ready(match waits {
-            Waits::Head => Err(self.timed_out(Phase::Head)),
-            Waits::Content => Err(self.timed_out(Phase::Body)),
-            Waits::Upload(Waiting::Upstream | Waiting::Done) => Err(self.timed_out(Phase::Send)),
-            Waits::Upload(Waiting::Client) => {
-                Err(Broken::Client(ClientFailure::RequestTimeout, Box::new(Stalled)))
-            }
-            Waits::Upload(Waiting::Continue) => {
-                // RFC 9110 §10.1.1: do not wait for ever; it may not know Expect.
-                self.waits = None;
+    fn poll_patience(&mut self, awaits: Awaits, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let (timeouts, now) = (&self.settings.timeouts, self.now.take());
+        let deadline = &mut self.connection.deadline;
+        let over = self.patience.poll(awaits, timeouts, now, deadline, cx);
+        Poll::Ready(match std::task::ready!(over) {
+            Over::Upstream(phase) => Err(self.timed_out(phase)),
+            Over::Client => Err(Broken::Client(ClientFailure::RequestTimeout, Box::new(Stalled))),
+            Over::Proceed => {
                 self.upload.proceed();
                 Ok(())
             }

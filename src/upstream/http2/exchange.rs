@@ -17,7 +17,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -31,14 +30,16 @@ use super::session::Lease;
 use super::upload::Upload;
 use super::watch::Open;
 use crate::config::model::Upstream;
-use crate::failure::classify::{self, Facts};
+use crate::failure::classify::{self, Facts, Http2End};
 use crate::failure::{ClientFailure, Failure, Kind, Phase, Source};
 use crate::message::field;
 use crate::message::listed::Listed;
+use crate::upstream::attempt::{End, Seen};
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::{
-    Asked, Broken, Came, Fate, Framing, Http2Request, Piece, Request, ResponseHead, Stalled,
+    Asked, Broken, Came, Framing, Http2Request, Piece, Request, ResponseHead, Stalled,
 };
+use crate::upstream::patience::{Awaits, Over, Patience};
 use crate::upstream::upload::{ContentLimit, UploadError, Waiting};
 
 /// One request and its response.
@@ -54,9 +55,8 @@ pub struct Exchange<B> {
     stream: Option<u32>,
     /// What is known about it from the bytes.
     open: Option<Open>,
-    refused: bool,
-    /// The failure is of the connection, and another request has it already.
-    is_echo: bool,
+    /// How it ended, once it has failed.
+    end: Option<End>,
     /// Content is not acceptable (RFC 9110 §6.4.1).
     bodiless: bool,
     asked: Asked,
@@ -64,9 +64,7 @@ pub struct Exchange<B> {
     received: u64,
     whole: bool,
     deadline: Deadline,
-    waits: Option<Waits>,
-    client_timeout: Duration,
-    head_timeout: Duration,
+    patience: Patience,
 }
 
 /// A request that waits for its stream.
@@ -83,14 +81,6 @@ impl<B> std::fmt::Debug for Opening<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opening").field("framing", &self.framing).finish_non_exhaustive()
     }
-}
-
-/// What the deadline stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    Upload(Waiting),
-    Head,
-    Content,
 }
 
 impl<B> Exchange<B>
@@ -112,34 +102,36 @@ where
             content: None,
             stream: None,
             open: None,
-            refused: false,
-            is_echo: false,
+            end: None,
             bodiless: false,
             asked,
             interim: 0,
             received: 0,
             whole: false,
             deadline: Deadline::new(),
-            waits: None,
-            client_timeout: request.client_timeout,
-            head_timeout: request.head_timeout,
+            patience: Patience::new(request.sent, request.head_timeout, request.client_timeout),
         }
     }
 
-    /// What became of the request, after a failure. REFUSED_STREAM, and a stream beyond the last
-    /// one of a GOAWAY, were not processed (RFC 9113 §8.7).
-    pub fn fate(&self) -> Fate {
-        let Some(stream) = self.stream else {
-            return match self.lease.reused() {
-                true => Fate::Stale { unsent: true },
-                false => Fate::Unprocessed,
-            };
-        };
-        if self.refused || self.lease.disclaimed(stream) {
-            Fate::Unprocessed
-        } else {
-            Fate::Unknown
+    /// Returns what was seen of the request, after this failure.
+    pub fn seen(&self, failure: &Failure) -> Seen {
+        let disclaimed = self.stream.is_some_and(|stream| self.lease.disclaimed(stream));
+        Seen {
+            sent: self.stream.is_some(),
+            answered: self.heard() > 0,
+            // Once a stream is open, GOAWAY tells if it was processed (RFC 9113 §6.8).
+            crossed: self.stream.is_none() && self.lease.reused(),
+            end: match self.end {
+                _ if disclaimed => End::Declined,
+                Some(end) => end,
+                None => End::of(failure),
+            },
         }
+    }
+
+    /// Returns its clock.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     /// The next head of the response, put into `head`.
@@ -152,21 +144,18 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Came, Broken>> {
         loop {
-            let waits = match self.poll_open(cx) {
-                Poll::Pending => Waits::Head,
+            let awaits = match self.poll_open(cx) {
+                Poll::Pending => Awaits::Head,
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Ready(Ok(())) => {
                     let waiting = self.poll_upload(cx)?;
                     if let Poll::Ready(came) = self.poll_response(head, cx) {
                         return Poll::Ready(came);
                     }
-                    match waiting {
-                        Waiting::Done => Waits::Head,
-                        other => Waits::Upload(other),
-                    }
+                    Awaits::before_head(waiting)
                 }
             };
-            std::task::ready!(self.poll_deadline(waits, cx))?;
+            std::task::ready!(self.poll_patience(awaits, cx))?;
         }
     }
 
@@ -211,7 +200,7 @@ where
             Err(UploadError::Upstream(_)) => Waiting::Done,
         };
         if upload.sent() != before {
-            self.waits = None;
+            self.patience.moved();
         }
         if waiting == Waiting::Done {
             self.upload = None;
@@ -238,6 +227,7 @@ where
     fn interim(&mut self, response: Response<()>, head: &mut ResponseHead) -> Result<Came, Broken> {
         self.received += 1;
         self.interim += 1;
+        self.patience.answers();
         let (parts, ()) = response.into_parts();
         if self.interim > self.settings.limits.interim_responses {
             return Err(self.refuse(
@@ -272,7 +262,7 @@ where
         head: &mut ResponseHead,
     ) -> Result<Came, Broken> {
         self.received += 1;
-        self.waits = None;
+        self.patience.moved();
         self.response = None;
         let (parts, content) = response.into_parts();
         let (status, mut fields) = (parts.status, parts.headers);
@@ -310,15 +300,16 @@ where
             if self.whole {
                 return Poll::Ready(None);
             }
-            if let Err(broken) = self.poll_upload(cx) {
-                return Poll::Ready(Some(Err(broken)));
-            }
+            let waiting = match self.poll_upload(cx) {
+                Ok(waiting) => waiting,
+                Err(broken) => return Poll::Ready(Some(Err(broken))),
+            };
             match self.poll_piece(cx) {
                 Poll::Ready(Some(Ok(Piece::Data(data)))) if data.is_empty() => continue,
                 Poll::Ready(piece) => return Poll::Ready(piece),
                 Poll::Pending => {}
             }
-            match self.poll_deadline(Waits::Content, cx) {
+            match self.poll_patience(Awaits::behind_head(waiting), cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(broken)) => return Poll::Ready(Some(Err(broken))),
@@ -330,7 +321,7 @@ where
         let Some(content) = self.content.as_mut() else { return Poll::Ready(None) };
         match std::task::ready!(content.poll_data(cx)) {
             Some(Ok(data)) => {
-                self.waits = None;
+                self.patience.moved();
                 self.received += data.len() as u64;
                 // The window opens again as far as the client takes what has come. It fails only
                 // on a stream that is over.
@@ -370,70 +361,63 @@ where
     }
 
     /// Pending while there is time; then the failure, or nothing if waiting was just over.
-    fn poll_deadline(&mut self, waits: Waits, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_patience(&mut self, awaits: Awaits, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let timeouts = &self.settings.timeouts;
-        if self.waits != Some(waits) {
-            self.waits = Some(waits);
-            self.deadline.set(match waits {
-                Waits::Head => self.head_timeout,
-                Waits::Content | Waits::Upload(Waiting::Upstream | Waiting::Done) => timeouts.idle,
-                Waits::Upload(Waiting::Client) => self.client_timeout,
-                Waits::Upload(Waiting::Continue) => timeouts.expect_continue,
-            });
-        }
-        std::task::ready!(self.deadline.poll(cx));
-        let phase = match waits {
-            Waits::Head => Phase::Head,
-            Waits::Content => Phase::Body,
-            Waits::Upload(Waiting::Upstream | Waiting::Done) => Phase::Send,
-            Waits::Upload(Waiting::Client) => {
-                let stalled = Broken::Client(ClientFailure::RequestTimeout, Box::new(Stalled));
-                return Poll::Ready(Err(stalled));
+        let over = self.patience.poll(awaits, timeouts, None, &mut self.deadline, cx);
+        Poll::Ready(match std::task::ready!(over) {
+            Over::Upstream(phase) => {
+                // What stands still here may be the connection: the next request takes another one,
+                // unless this one gives a sign of life.
+                self.lease.session().doubt();
+                Err(Broken::Upstream(Failure::timeout(phase)))
             }
-            Waits::Upload(Waiting::Continue) => {
-                // RFC 9110 §10.1.1: do not wait for ever; it may not know Expect.
-                self.waits = None;
+            Over::Client => Err(Broken::Client(ClientFailure::RequestTimeout, Box::new(Stalled))),
+            Over::Proceed => {
                 if let Some(upload) = self.upload.as_mut() {
                     upload.proceed();
                 }
-                return Poll::Ready(Ok(()));
+                Ok(())
             }
-        };
-        // Whatever stands still here may be the connection: the next request takes another one,
-        // unless this one gives a sign of life.
-        self.lease.session().doubt();
-        Poll::Ready(Err(Broken::Upstream(Failure::timeout(phase))))
+        })
+    }
+
+    /// Bytes of an answer that have come, though they may not have come so far as to here.
+    fn heard(&self) -> u64 {
+        self.received.max(self.open.as_ref().map_or(0, Open::heard))
     }
 
     fn failed(&mut self, error: h2::Error, phase: Phase) -> Broken {
-        // Evidence that has come, though it may not have come so far as to here.
-        let heard = self.open.as_ref().map_or(0, Open::heard);
-        self.received = self.received.max(heard);
+        self.received = self.heard();
         if let Some(flaw) = self.open.as_ref().and_then(Open::flaw) {
             return self.flawed(flaw, phase);
         }
+        let ended = classify::http2_end(&error);
+        self.end = Some(match ended {
+            Http2End::Refused => End::Declined,
+            Http2End::Reset | Http2End::Refuted => End::Broken,
+            Http2End::Connection => End::Closed,
+        });
+        // Our own reset of a stream answers what the upstream has sent on it.
+        self.received += u64::from(ended == Http2End::Refuted);
         // What has begun to answer has been processed, whatever it says of itself then.
-        self.refused = classify::is_refused(&error) && self.received == 0;
-        if self.refused {
+        if ended == Http2End::Refused && self.received == 0 {
             self.lease.refused();
         }
         let facts = Facts { phase, received: self.received };
-        if !error.is_reset() {
+        if ended == Http2End::Connection {
             // Nobody else shall run into it before its task has noticed.
             let is_first = self.lease.session().lose();
             let is_culprit = self.open.as_ref().and_then(Open::is_culprit);
-            self.is_echo = !is_culprit.unwrap_or(is_first);
-            if self.is_echo && error.is_library() {
-                return Broken::Upstream(classify::collateral(&facts, error));
+            if !is_culprit.unwrap_or(is_first) {
+                // Another request has told it: one event, counted once.
+                let failure = match error.is_library() {
+                    true => classify::collateral(&facts, error),
+                    false => classify::http2(&facts, error),
+                };
+                return Broken::Upstream(failure.blameless());
             }
         }
         Broken::Upstream(classify::http2(&facts, error))
-    }
-
-    /// Returns `true` if the failure is that of the connection, which another request has told
-    /// already: one event, counted once.
-    pub fn is_echo(&self) -> bool {
-        self.is_echo
     }
 
     /// What has come on the stream is not HTTP.

@@ -431,7 +431,9 @@ impl Sessions {
         let Some(mut progress) = waiting else { return Ok(()) };
         let outcome = progress.wait_for(|now| !matches!(now, Progress::Opening)).await;
         match outcome.map(|now| *now) {
-            Ok(Progress::Failed(kind, phase)) => Err(Failure::new(kind, phase).with_source(Shared)),
+            Ok(Progress::Failed(kind, phase)) => {
+                Err(Failure::new(kind, phase).with_source(Shared).blameless())
+            }
             // Whoever opened it may also have given up: then there is none.
             Ok(Progress::Opening | Progress::Open) | Err(_) => Ok(()),
         }

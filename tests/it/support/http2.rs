@@ -103,7 +103,12 @@ pub fn trailers(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// RST_STREAM for the first stream.
 pub fn reset(code: u32) -> Vec<u8> {
-    frame(RST_STREAM, 0, 1, code.to_be_bytes())
+    reset_of(1, code)
+}
+
+/// RST_STREAM of a stream.
+pub fn reset_of(stream: u32, code: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, code.to_be_bytes())
 }
 
 /// GOAWAY: no stream beyond `last` is processed.

@@ -47,6 +47,8 @@ pub enum Step {
     WriteUntilStuck(Vec<u8>),
     /// Waits until the client has seen the head of its response.
     UntilClientSawHead,
+    /// Is slow: does nothing for so many milliseconds.
+    Pause(u64),
     /// Closes with a FIN: everything sent before arrives, and what still comes is read.
     Fin,
     /// Sends a FIN, and reads nothing until the client has seen the head of its response.
@@ -418,6 +420,7 @@ impl Story {
                 Step::WriteForever(bytes) => while self.stream.write_all(&bytes).is_ok() {},
                 Step::WriteUntilStuck(bytes) => self.write_until_stuck(&bytes),
                 Step::UntilClientSawHead => self.gate.wait(),
+                Step::Pause(time) => thread::sleep(Duration::from_millis(time)),
                 Step::Fin => {
                     // A close over unread bytes would be a RST: all that comes is read, for as long
                     // as the other side has not closed too.

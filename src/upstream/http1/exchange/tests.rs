@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io::Write as _;
 use std::pin::pin;
+use std::time::Duration;
 
 use http_body_util::Full;
 use prometheus::IntGauge;
