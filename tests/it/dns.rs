@@ -64,12 +64,13 @@ impl Secured {
                         break;
                     }
                 }
+                // Before the answer: whoever has that may ask what was heard.
+                let name = stream.conn.server_name().map(str::to_owned);
+                let head = String::from_utf8_lossy(&head).into_owned();
+                keep.lock().unwrap().push((name, head));
                 let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
                 session.send_close_notify();
                 let _ = session.write_tls(&mut tcp);
-                let name = session.server_name().map(str::to_owned);
-                let head = String::from_utf8_lossy(&head).into_owned();
-                keep.lock().unwrap().push((name, head));
             }
         });
         Secured { address, roots, heard }
@@ -232,7 +233,10 @@ fn recovers_when_a_resolver_does() {
         let (app, dns) = (Upstream::healthy(), Dns::start());
         dns.set_addresses("app.test", 0, &["127.0.0.1"]);
         dns.set_mood(mood);
-        let seawall = named(&dns, app.address().port(), ", timeouts: { resolve: 500ms }");
+        // Only who stays silent shall be given up soon.
+        let resolve = if matches!(mood, Mood::Silent) { "2s" } else { "60s" };
+        let resolve = format!(", timeouts: {{ resolve: {resolve} }}");
+        let seawall = named(&dns, app.address().port(), &resolve);
         assert_eq!(error_of(&get(&seawall)), error, "{mood:?}");
         assert_eq!(seawall.cells("seawall_dns_lookups_total").len(), 1, "{mood:?}");
         dns.set_mood(Mood::Answers);
