@@ -363,11 +363,45 @@ fn a_stream_that_has_begun_to_be_answered_is_processed_whatever_is_said_of_it_th
         ("an interim response", [interim, refused.clone()].concat()),
         ("a head", [head_of(1, 0, 201, &[]), refused.clone()].concat()),
         ("a head and content", [head_of(1, 0, 201, &[]), frame(DATA, 0, 1, "x"), refused].concat()),
+        ("a head and a GOAWAY", [head_of(1, 0, 201, &[]), frames::goaway(0, 0)].concat()),
     ];
     for (what, bytes) in rows {
         let upstream = Upstream::playing([Script::http2_request().write(bytes).fin()]);
         let seawall = Seawall::before_with(&upstream, "protocol: http2, retry: { attempts: 3 }");
         ask(&seawall, upstream.gate(), &Request::post(10));
         assert_eq!(upstream.requests().len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn streams_that_are_refused_wait_for_their_turn() {
+    // It takes five at a time, and does not say so.
+    let ration = || Script::http2(&[]).then(Step::RationHttp2 { most: 5 });
+    let upstream = Upstream::playing([ration()]);
+    let settings = "protocol: http2, limits: { connections: 1, pending_time: 10s }, \
+        retry: { attempts: 2, budget_percent: 0 }, circuit: {}";
+    let seawall = Seawall::before_with(&upstream, settings);
+    let seen = ask_all(&seawall, &upstream, 40, &Request::post(10));
+    assert!(errors(&seen).is_empty(), "{:?}", errors(&seen));
+    assert_eq!(upstream.requests().len(), 40, "each once");
+    assert!(upstream.refused() < 200, "no spinning: {}", upstream.refused());
+    assert_eq!(connects(&seawall), 1);
+}
+
+#[test]
+fn a_connection_that_ends_counts_once_against_its_endpoint() {
+    let rows: [(&str, Script); 2] = [
+        ("a reset", Script::default().reset()),
+        ("a breach", Script::default().write(frame(WINDOW_UPDATE, 0, 0, [0; 4])).hang()),
+    ];
+    for (what, end) in rows {
+        let asked = (0..8).fold(Script::http2(&[]), |script, _| script.then(Step::Http2Request));
+        let upstream = Upstream::playing([asked.joined(end)]);
+        let settings = "protocol: http2, circuit: { consecutive_failures: 3, min_requests: 100 }";
+        let seawall = Seawall::before_with(&upstream, settings);
+        let seen = ask_all(&seawall, &upstream, 8, &Request::post(10));
+        assert_eq!(errors(&seen).len(), 8, "{what}: {seen:?}");
+        let next = ask(&seawall, upstream.gate(), &Request::get());
+        assert_eq!((next.status, &*next.text()), (200, WELL), "{what}: {:?}", error(&next));
     }
 }

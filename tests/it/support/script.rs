@@ -142,6 +142,12 @@ impl Script {
         self.then(Step::Hang)
     }
 
+    /// Goes on with another script.
+    pub fn joined(mut self, other: Script) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// Goes on with what another script does after its handshake: its first two steps.
     pub fn continued(mut self, other: Script) -> Self {
         self.0.extend(other.0.into_iter().skip(2));
