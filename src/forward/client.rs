@@ -22,11 +22,17 @@ use crate::upstream::http1::upload::extend_field;
 /// costs the client nothing but a hint.
 const MAX_INTERIM: usize = 64 * 1024;
 
-/// A client's connection.
+/// Sends interim responses of a stream that can carry them at any time before the final one.
+pub trait Early: std::fmt::Debug {
+    /// Sends this one, if the final response has not begun.
+    fn send(&self, head: &ResponseHead);
+}
+
+/// A client's connection; over HTTP/2, one stream of it.
 #[derive(Debug)]
 pub struct Client {
     /// Who is connected.
-    pub peer: Peer,
+    pub peer: Rc<Peer>,
     /// Closing must be a TCP reset: a FIN would make a cut-off response look complete (P1).
     pub reset: Rc<Cell<bool>>,
     /// The client may still be sending: its answer must not be destroyed by a reset.
@@ -41,10 +47,11 @@ pub struct Client {
     pub upgraded: RefCell<Option<Upgraded>>,
     /// Interim responses on their way.
     pub interim: RefCell<Interim>,
+    /// The way for interim responses over HTTP/2.
+    pub early: Option<Rc<dyn Early>>,
 }
 
-/// Interim responses between a request and its final response, HTTP/1.1 only: hyper's HTTP/2
-/// server has no way to send them.
+/// Interim responses between a request and its final response over HTTP/1.1.
 #[derive(Debug, Default)]
 pub struct Interim {
     waiting: BytesMut,
@@ -54,9 +61,9 @@ pub struct Interim {
 impl Client {
     /// A new connection.
     #[must_use]
-    pub fn new(peer: Peer) -> Self {
+    pub fn new(peer: impl Into<Rc<Peer>>) -> Self {
         Client {
-            peer,
+            peer: peer.into(),
             reset: Rc::default(),
             linger: Cell::new(false),
             served: Cell::new(None),
@@ -64,11 +71,23 @@ impl Client {
             generation: Cell::new(u64::MAX),
             upgraded: RefCell::default(),
             interim: RefCell::default(),
+            early: None,
         }
+    }
+
+    /// One stream of this connection: it has its own answer, and may become a WebSocket alone.
+    #[must_use]
+    pub fn stream(&self, early: Rc<dyn Early>) -> Self {
+        let stream = Client { early: Some(early), ..Client::new(Rc::clone(&self.peer)) };
+        stream.generation.set(self.generation.get());
+        stream
     }
 
     /// Passes an interim response on (RFC 9110 §15.2: a proxy forwards 1xx responses).
     pub async fn pass_interim(&self, head: &ResponseHead, version: Version) {
+        if let Some(early) = &self.early {
+            return early.send(head);
+        }
         if version != Version::HTTP_11 {
             // RFC 9110 §15.2: never to an HTTP/1.0 client.
             return;

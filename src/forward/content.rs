@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::replay::Reader;
 use super::settle::Committed;
 use super::sse::Events;
+use crate::failure::ClientFailure;
 use crate::failure::rehearsal::Rehearsal;
 use crate::message::field::clean_trailers;
 use crate::message::listed::Listed;
@@ -70,25 +71,6 @@ pub struct Relayed {
     pub rehearsal: Option<Rehearsal>,
 }
 
-/// What flowing content did when it was polled last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Last {
-    /// It gave something: whoever has it does not ask for more before the client has taken it.
-    Gave,
-    /// It waits for the upstream, whose own time limits count.
-    Waits,
-}
-
-thread_local! {
-    static LAST: Cell<Option<Last>> = const { Cell::new(None) };
-}
-
-/// What flowing content has done since this was asked last, on this thread: whoever polls a response
-/// asks before and after, and learns in whose hands it is.
-pub fn last() -> Option<Last> {
-    LAST.take()
-}
-
 /// How content ends.
 #[derive(Debug, Default)]
 pub enum Ending {
@@ -139,8 +121,8 @@ impl Source {
     }
 }
 
-/// The response was cut off. Says nothing of why: hyper looks for an HTTP/2 reason along
-/// `source()`, and the upstream's is not the client's.
+/// The response was cut off. Says nothing of why: the upstream's reason is not the
+/// client's.
 #[derive(Debug)]
 pub struct Abort;
 
@@ -186,6 +168,22 @@ impl Content {
         }
         Content(Inner::Relayed(Box::new(relayed)))
     }
+
+    /// Settles content whose client has failed before it was sent to its end. Returns `false` if the
+    /// request was settled before: its response was whole when it was given away.
+    #[must_use]
+    pub fn forsake(self, failure: ClientFailure) -> bool {
+        match self.0 {
+            Inner::Relayed(mut relayed) => match relayed.committed.take() {
+                Some(committed) => {
+                    committed.forsake(failure);
+                    true
+                }
+                None => false,
+            },
+            Inner::Whole(_) | Inner::Held(_) => false,
+        }
+    }
 }
 
 impl Relayed {
@@ -199,8 +197,8 @@ impl Relayed {
                     Ending::Whole => None,
                     Ending::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
                     Ending::CutOff => {
-                        // An error makes hyper drop what it has not written yet; it writes when
-                        // there is nothing to poll.
+                        // A reset drops what was not written yet; it is written when there is
+                        // nothing to poll.
                         self.ending = Ending::CutOffNow;
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -338,11 +336,7 @@ impl Body for Content {
                 }
                 None => held.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))),
             }),
-            Inner::Relayed(relayed) => {
-                let polled = relayed.poll_frame(cx);
-                LAST.set(Some(if polled.is_ready() { Last::Gave } else { Last::Waits }));
-                polled
-            }
+            Inner::Relayed(relayed) => relayed.poll_frame(cx),
         }
     }
 

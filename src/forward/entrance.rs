@@ -10,6 +10,7 @@ use super::client::Client;
 use super::head::Head;
 use super::incoming::Incoming;
 use super::reply::Reply;
+use super::unrouted::Unrouted;
 use super::{Left, Refused, Worker, refuse_unrouted, request as incoming};
 use crate::failure::ClientFailure;
 use crate::telemetry::request_id::RequestId;
@@ -54,7 +55,9 @@ pub(super) fn redirect(
         return refuse_unrouted(worker, client, head, body, failure, id);
     };
     worker.metrics.redirected();
-    let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT, head.version);
+    let status = StatusCode::PERMANENT_REDIRECT;
+    Unrouted::of(head).ended(worker, id.as_str(), status.as_u16());
+    let mut reply = Reply::empty(status, head.version);
     reply.fields.append(&LOCATION, &location);
     // Also of a HEAD, where there is no content to count.
     reply.fields.append(&CONTENT_LENGTH, &HeaderValue::from_static("0"));

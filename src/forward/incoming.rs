@@ -23,8 +23,7 @@ pub struct Incoming {
 enum Inner {
     Empty,
     /// Boxed: most requests have none.
-    Http1(Pin<Box<dyn Body<Data = Bytes, Error = io::Error>>>),
-    Http2(hyper::body::Incoming),
+    Flowing(Pin<Box<dyn Body<Data = Bytes, Error = io::Error>>>),
 }
 
 impl Incoming {
@@ -36,13 +35,15 @@ impl Incoming {
 
     /// What an HTTP/1.1 connection gives.
     pub fn http1(content: impl Body<Data = Bytes, Error = io::Error> + 'static) -> Self {
-        Incoming::of(Inner::Http1(Box::pin(content)))
+        Incoming::of(Inner::Flowing(Box::pin(content)))
     }
 
     /// What an HTTP/2 stream gives.
-    #[must_use]
-    pub fn http2(content: hyper::body::Incoming) -> Self {
-        Incoming::of(if content.is_end_stream() { Inner::Empty } else { Inner::Http2(content) })
+    pub fn http2(content: impl Body<Data = Bytes, Error = io::Error> + 'static) -> Self {
+        match content.is_end_stream() {
+            true => Incoming::empty(),
+            false => Incoming::of(Inner::Flowing(Box::pin(content))),
+        }
     }
 
     fn of(inner: Inner) -> Self {
@@ -73,8 +74,7 @@ impl std::fmt::Debug for Incoming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.inner {
             Inner::Empty => "Incoming::Empty",
-            Inner::Http1(_) => "Incoming::Http1",
-            Inner::Http2(_) => "Incoming::Http2",
+            Inner::Flowing(_) => "Incoming::Flowing",
         })
     }
 }
@@ -90,11 +90,8 @@ impl Body for Incoming {
         let this = self.get_mut();
         let frame = match &mut this.inner {
             Inner::Empty => None,
-            Inner::Http1(content) => {
+            Inner::Flowing(content) => {
                 ready!(content.as_mut().poll_frame(cx)).map(|it| it.map_err(Source::from))
-            }
-            Inner::Http2(content) => {
-                ready!(Pin::new(content).poll_frame(cx)).map(|it| it.map_err(Source::from))
             }
         };
         Poll::Ready(match frame {
@@ -106,16 +103,14 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Empty => true,
-            Inner::Http1(content) => content.is_end_stream(),
-            Inner::Http2(content) => content.is_end_stream(),
+            Inner::Flowing(content) => content.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Empty => SizeHint::with_exact(0),
-            Inner::Http1(content) => content.size_hint(),
-            Inner::Http2(content) => content.size_hint(),
+            Inner::Flowing(content) => content.size_hint(),
         }
     }
 }

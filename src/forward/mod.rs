@@ -32,6 +32,7 @@ pub mod retry;
 pub mod settle;
 mod spans;
 pub mod sse;
+pub mod unrouted;
 pub mod websocket;
 
 use std::cell::RefCell;
@@ -425,10 +426,7 @@ fn refuse_unrouted(
     failure: ClientFailure,
     id: &RequestId,
 ) -> Box<Refused> {
-    worker.metrics.client(failure);
-    let accept = head.fields.first(Known::Accept);
-    let answer = render::client(failure, id.as_str(), accept);
-    let mut reply = Reply::of(answer, head.version, head.method == Method::HEAD);
+    let mut reply = unrouted::refuse_head(worker, head, failure, id);
     if failure == ClientFailure::BadRequest && head.version != Version::HTTP_2 {
         // What follows on this connection may be part of what was not understood.
         client.linger.set(true);

@@ -10,6 +10,7 @@
 //! that task (P7).
 
 pub mod accept;
+mod date;
 pub mod detect;
 pub mod drain;
 pub mod http1;

@@ -1,12 +1,10 @@
 //! Response heads, written (RFC 9112 §4, §6).
 
-use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::BytesMut;
 use http::header::CONTENT_LENGTH;
 use http::{StatusCode, Version};
 
+use crate::listen::date;
 use crate::message::field::is_hop_by_hop;
 use crate::upstream::fields::{Fields, Lines};
 use crate::upstream::framing::{Absence, Announced, Framing};
@@ -82,7 +80,7 @@ pub fn write(
     let mut announced = Announced::lines(out, framing, absence);
     if !has_date {
         announced.push(b"date: ");
-        announced.push_with(date);
+        date::with(|date| announced.push(date.as_bytes()));
         announced.push(b"\r\n");
     }
     announced.push(match (keep_alive, asked.version) {
@@ -94,28 +92,6 @@ pub fn write(
     });
     announced.put_before(earlier);
     (announced, keep_alive)
-}
-
-/// The length of a date (RFC 9110 §5.6.7).
-const DATE_LENGTH: usize = 29;
-
-/// Appends the time of this second (RFC 9110 §6.6.1): what has none gets one from us.
-fn date(out: &mut BytesMut) {
-    thread_local! {
-        static LAST: RefCell<(u64, [u8; DATE_LENGTH])> = const { RefCell::new((0, [0; DATE_LENGTH])) };
-    }
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    LAST.with_borrow_mut(|(last, text)| {
-        if *last != second || text.first() == Some(&0) {
-            *last = second;
-            let date = httpdate::fmt_http_date(now);
-            if let Some(date) = date.as_bytes().first_chunk() {
-                *text = *date;
-            }
-        }
-        out.extend_from_slice(text);
-    });
 }
 
 #[cfg(test)]

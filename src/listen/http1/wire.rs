@@ -66,11 +66,13 @@ pub enum Next {
 impl Wire {
     /// A connection from which nothing was read.
     pub fn new(io: ClientIo, client: Rc<Client>, limits: MessageLimits) -> Self {
+        // What TLS agreed on is not guessed at (RFC 7301 §3.2).
+        let is_http1 = io.alpn().is_some();
         Wire {
             io,
             buf: BytesMut::new(),
             fill: Fill::default(),
-            is_http1: false,
+            is_http1,
             reader: request::Reader::default(),
             limits,
             decoder: Decoder::new(Framing::Empty),

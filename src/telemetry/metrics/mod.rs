@@ -60,6 +60,7 @@ pub struct Metrics {
     connections_refused: IntCounterVec,
     rehearsals: IntCounterVec,
     clients: Vec<IntCounter>,
+    unrouted: Vec<IntCounter>,
     scrubbed_responses: IntCounterVec,
     websocket_sessions: IntGaugeVec,
     websocket_closes: IntCounterVec,
@@ -138,6 +139,11 @@ impl Metrics {
             .iter()
             .map(|failure| client_failures.with_label_values(&[failure.name()]))
             .collect();
+        let requests = make.counter(&family::REQUESTS)?;
+        let unrouted = UNROUTED
+            .iter()
+            .map(|status| requests.with_label_values(&[NO_ROUTE, NO_ROUTE, &status.to_string()]))
+            .collect();
         let build_info = make.gauge(&family::BUILD_INFO)?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let client_connections = make.gauge(&family::CLIENT_CONNECTIONS)?;
@@ -165,7 +171,8 @@ impl Metrics {
         let metrics = Metrics {
             failures: make.counter(&family::FAILURES)?,
             dependency_failures: make.counter(&family::DEPENDENCY_FAILURES)?,
-            requests: make.counter(&family::REQUESTS)?,
+            requests,
+            unrouted,
             request_seconds: make.histogram(&family::REQUEST_SECONDS, REQUEST_BUCKETS)?,
             upstream_head_seconds: make
                 .histogram(&family::UPSTREAM_HEAD_SECONDS, REQUEST_BUCKETS)?,
@@ -259,6 +266,22 @@ impl Metrics {
         }
     }
 
+    /// Counts a request without a route that was answered with this status.
+    pub fn unrouted(&self, status: u16) {
+        match UNROUTED.iter().position(|known| *known == status) {
+            Some(place) => {
+                if let Some(counter) = self.unrouted.get(place) {
+                    counter.inc();
+                }
+            }
+            None => self.unrouted_with(status).inc(),
+        }
+    }
+
+    fn unrouted_with(&self, status: u16) -> IntCounter {
+        self.requests.with_label_values(&[NO_ROUTE, NO_ROUTE, &status.to_string()])
+    }
+
     /// Counts a client's connection until the guard is dropped.
     #[must_use]
     pub fn client_connected(&self) -> ClientConnection {
@@ -343,6 +366,12 @@ impl Metrics {
 }
 
 const NO_LABELS: &[&str] = &[];
+
+/// What stands for the names of a route and an upstream where a request has none.
+pub const NO_ROUTE: &str = "-";
+
+/// The statuses of requests that have no route.
+const UNROUTED: &[u16] = &[308, 400, 404, 408, 414, 421, 431, 499, 501, 503];
 
 /// The handles of the certificates of one listener.
 #[derive(Clone, Debug)]
