@@ -164,6 +164,22 @@ pub struct Clients {
     pub requests_per_connection: u64,
     /// Concurrent streams of an HTTP/2 connection. Default 128.
     pub streams: u32,
+    /// Bytes of request content that may wait here for an upstream, for each stream of an HTTP/2
+    /// connection. Default 256 KiB.
+    pub stream_window: u32,
+    /// Bytes of a response that may wait here for a client, for each stream of an HTTP/2 connection.
+    /// Default 64 KiB.
+    pub stream_buffer: usize,
+}
+
+impl Clients {
+    /// The window of a whole HTTP/2 connection (RFC 9113 §6.9.1): as large as those of all its streams
+    /// together, so that uploads which stand still take nothing from the others.
+    #[must_use]
+    pub fn connection_window(&self) -> u32 {
+        const LARGEST: u32 = (1 << 31) - 1;
+        self.stream_window.saturating_mul(self.streams).min(LARGEST)
+    }
 }
 
 impl Default for Clients {
@@ -181,6 +197,8 @@ impl Default for Clients {
             per_address: 16_384,
             requests_per_connection: 10_000,
             streams: 128,
+            stream_window: 256 * 1024,
+            stream_buffer: 64 * 1024,
         }
     }
 }

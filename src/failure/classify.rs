@@ -133,19 +133,12 @@ pub fn http2_end(error: &h2::Error) -> Http2End {
     }
 }
 
-/// Whether an HTTP/2 connection of a client ended because of what it sent: we have said so with GOAWAY.
-/// A client that has just left has not failed.
+/// Returns the client's failure if its HTTP/2 connection ended because of what it sent: we have said
+/// so with GOAWAY. A client that has just left has not failed.
 #[must_use]
-pub fn client_http2(error: &hyper::Error) -> Option<ClientFailure> {
-    let mut source = Some(error as &(dyn Error + 'static));
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            let ours = error.is_go_away() && !error.is_remote();
-            return ours.then_some(ClientFailure::Http2);
-        }
-        source = error.source();
-    }
-    None
+pub fn client_http2(error: &h2::Error) -> Option<ClientFailure> {
+    let is_ours = error.is_go_away() && !error.is_remote();
+    is_ours.then_some(ClientFailure::Http2)
 }
 
 /// What the client did, if its request content ended with this error: chunks that cannot be read, or

@@ -39,7 +39,7 @@ pub enum Extended {
 
 impl From<request::Parts> for Head {
     fn from(parts: request::Parts) -> Self {
-        let protocol = parts.extensions.get::<hyper::ext::Protocol>();
+        let protocol = parts.extensions.get::<h2::ext::Protocol>();
         Head {
             method: parts.method,
             uri: parts.uri,

@@ -399,7 +399,7 @@ fn append(out: &mut BytesMut, head: &Head, field: Known) {
 /// Whether the client waits for a 100 before it sends content (RFC 9110 §10.1.1).
 pub fn expects_continue(head: &Head) -> bool {
     let expected = head.fields.first(Known::Expect);
-    head.version == Version::HTTP_11
+    head.version != Version::HTTP_10
         && expected.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
 

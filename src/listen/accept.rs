@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::drain::{Drain, Open, OpenGuard};
-use super::io::Transport;
+use super::io::{ClientIo, Transport};
 use super::proxy_protocol::{self, Route};
 use super::tls::{self, Store};
 use super::{http1, http2};
@@ -24,6 +24,7 @@ use crate::forward::client::Client;
 use crate::forward::current::Current;
 use crate::forward::entrance::Entrance;
 use crate::forward::peer::Peer;
+use crate::forward::unrouted;
 use crate::net::{TcpListener, TcpStream};
 use crate::upstream::proxy_protocol::Told;
 
@@ -33,9 +34,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often the log says that accepting fails; the metric counts each time.
 const REMINDER: Duration = Duration::from_secs(10);
 
-/// seawall's own overload, towards a client whose request is not even read.
-const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
-    retry-after: 2\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+/// seawall's own overload, towards a client whose request is not even read; an id follows.
+const OVERLOADED: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\
+    retry-after: 2\r\ncache-control: no-store\r\nconnection: close\r\nx-request-id: ";
 
 /// A worker's socket of one listener.
 #[derive(Debug)]
@@ -140,7 +141,8 @@ async fn take(
             tokio::task::spawn_local(Box::pin(async move {
                 if let Some(limit) = crowded {
                     worker.metrics.connection_refused(limit);
-                    return Box::pin(refuse(tcp, arrival.way.tls.is_some(), limit)).await;
+                    let tls = arrival.way.tls.is_some();
+                    return Box::pin(refuse(&worker, tcp, tls, limit)).await;
                 }
                 let _connection = worker.metrics.client_connected();
                 drop(worker);
@@ -180,13 +182,14 @@ fn crowd(
 }
 
 /// More connections than the limit: say so, without reading anything.
-async fn refuse(mut tcp: TcpStream, tls: bool, limit: &str) {
+async fn refuse(worker: &Worker, mut tcp: TcpStream, tls: bool, limit: &str) {
     tracing::warn!("clients.{limit} is reached; connection refused");
     if tls {
         return;
     }
+    let answer = format!("{OVERLOADED}{}\r\n\r\n", unrouted::overloaded(worker).as_str());
     let _ = timeout(Duration::from_secs(1), async {
-        tcp.write_all(OVERLOADED).await?;
+        tcp.write_all(answer.as_bytes()).await?;
         tcp.shutdown().await?;
         http1::read_away(&mut tcp).await
     })
@@ -251,7 +254,7 @@ async fn connection(
         let of_address = guard.move_to(from);
         if let Some(limit) = crowd(&worker, &open, from, of_address, false) {
             worker.metrics.connection_refused(limit);
-            Box::pin(refuse(tcp, way.tls.is_some(), limit)).await;
+            Box::pin(refuse(&worker, tcp, way.tls.is_some(), limit)).await;
             return Ok(());
         }
     }
@@ -269,10 +272,15 @@ async fn connection(
     let told = to.filter(|_| worker.tells_addresses).map(|to| Rc::new(Told { from: address, to }));
     let entrance = Rc::clone(&way.entrance);
     let peer = Peer { entrance, identity, told, ..worker.peer(address.ip(), scheme) };
+    let io = ClientIo::new(transport, worker.clients.write_timeout);
     drop(worker);
     let client = Rc::new(Client::new(peer));
+    if io.alpn() == Some(tls::ALPN_HTTP2) {
+        Box::pin(http2::serve(current, io, client, drain)).await;
+        return Ok(());
+    }
     // Boxed, so that what comes later does not occupy what HTTP/1.1 needed before it.
-    let http = http1::serve(current, transport, Rc::clone(&client), drain.clone());
+    let http = http1::serve(current, io, Rc::clone(&client), drain.clone());
     match Box::pin(http).await {
         None => {}
         Some(http1::Became::WebSocket(switched)) => {

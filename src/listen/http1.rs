@@ -38,7 +38,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::drain::Drain;
-use super::io::{ClientIo, Transport};
+use super::io::ClientIo;
 use crate::config::model::Clients;
 use crate::failure::ClientFailure;
 use crate::forward::client::Client;
@@ -52,6 +52,7 @@ use crate::upstream::http1::MessageLimits;
 use crate::upstream::http1::upload::Upload;
 use crate::upstream::upload::{ContentLimit, UploadError, Waiting};
 
+mod refusal;
 pub mod request;
 mod response;
 mod wire;
@@ -94,15 +95,12 @@ pub enum Became {
 /// Serves the connection to its end, or until it has become something else.
 pub async fn serve(
     current: &Rc<Current>,
-    transport: Transport,
+    io: ClientIo,
     client: Rc<Client>,
     drain: Drain,
 ) -> Option<Became> {
-    let (io, limits) = {
-        // The connection outlives configurations: it keeps none of them alive.
-        let clients = &current.get().clients;
-        (ClientIo::new(transport, clients.write_timeout), message_limits(clients))
-    };
+    // The connection outlives configurations: it keeps none of them alive.
+    let limits = message_limits(&current.get().clients);
     let wire = Rc::new(RefCell::new(Wire::new(io, Rc::clone(&client), limits)));
     let end = requests(current, &wire, &client, &drain).await;
     // Requests and responses that knew it are gone.
@@ -119,8 +117,9 @@ pub async fn serve(
         End::Close => close(io, client.linger.get()).await,
         End::Linger => close(io, true).await,
         End::Refused(failure) => {
-            current.get().metrics.client(failure);
-            let _ = timeout(LINGER, io.write_all(refusal(failure))).await;
+            let worker = current.get();
+            let answer = refusal::answer(&mut io, &worker, &client, &early, failure);
+            let _ = timeout(LINGER, answer).await;
             close(io, true).await;
         }
     }
@@ -135,25 +134,6 @@ fn message_limits(clients: &Clients) -> MessageLimits {
         trailer_bytes: TRAILER_BYTES,
         // Each route has its own.
         body_bytes: None,
-    }
-}
-
-/// The answer to what is not served. What follows on the connection cannot be trusted.
-fn refusal(failure: ClientFailure) -> &'static [u8] {
-    match failure {
-        // RFC 9110 §15.5.9.
-        ClientFailure::RequestTimeout => {
-            b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        }
-        ClientFailure::UriTooLong => {
-            b"HTTP/1.1 414 URI Too Long\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        }
-        // RFC 6585 §5.
-        ClientFailure::FieldsTooLarge => {
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\
-              connection: close\r\n\r\n"
-        }
-        _ => b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     }
 }
 

@@ -71,7 +71,19 @@ impl ClientIo {
 
     /// Takes back what was read from it: the next reader gets it first.
     pub fn unread(&mut self, early: Bytes) {
-        self.early = early;
+        self.early = match self.early.is_empty() {
+            true => early,
+            false => [&*early, &*self.early].concat().into(),
+        };
+    }
+
+    /// Returns the protocol that TLS agreed on (RFC 7301), if it did on one.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.transport {
+            Transport::Tcp(_) => None,
+            Transport::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+        }
     }
 
     /// Whether closing the socket says all: there is no TLS session to end.

@@ -29,6 +29,9 @@ use tokio_rustls::TlsAcceptor;
 use super::x509;
 use crate::config::model::{Certificate, ClientCertificates, ListenerTls, ToldIdentity};
 
+/// HTTP/2 over TLS, as ALPN names it (RFC 9113 §3.2).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
 /// Why TLS settings cannot be used.
 #[derive(Debug)]
 pub enum TlsError {
@@ -159,7 +162,7 @@ fn server_config(
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(names));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()];
     config.ticketer = tickets;
     Ok(config)
 }

@@ -13,6 +13,7 @@
 
 mod admin;
 mod again;
+mod alpn;
 mod answers;
 mod attempts;
 mod blame;
@@ -25,10 +26,12 @@ mod fields;
 mod grpc;
 mod health;
 mod healthy;
+mod http2_clients;
 mod http2_streams;
 mod http2_upstream;
 mod limits;
 mod loops;
+mod refusals;
 mod rehearsal;
 mod reload;
 mod reuse;

@@ -23,11 +23,10 @@ fn told_once(name: &str, seawall: &Seawall, seen: &Seen) {
     let id = seen.field("x-request-id").unwrap_or_else(|| panic!("{name}: {seen:?}"));
     assert_eq!(seen.field("cache-control"), Some("no-store"), "{name}");
     let status = seen.status.to_string();
-    seawall.until(name, |_| {
-        let mut lines = log::of(id);
-        lines.retain(|line| line.get("status") == Some(&status));
-        assert!(lines.len() <= 1, "{name}: {lines:?}");
-        lines.pop()
+    log::wait_for(id, name, |lines| {
+        let of_requests = lines.iter().filter(|line| line.get("status") == Some(&status)).count();
+        assert!(of_requests <= 1, "{name}: {lines:?}");
+        (of_requests == 1).then_some(())
     });
     let cell = format!("{{route=\"-\",status=\"{status}\",upstream=\"-\"}} 1");
     assert_eq!(seawall.cells("seawall_requests_total"), [cell], "{name}");
@@ -121,6 +120,6 @@ fn a_refusal_tells_what_could_be_read_of_the_request() {
     assert!(head.contains("\r\nconnection: close"), "{head}");
     assert_eq!(content, "", "HEAD has no content");
     let id = head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
-    let line = seawall.until("the line", |_| log::of(id).pop());
+    let line = log::wait_for(id, "the line", |lines| lines.first().cloned());
     assert_eq!((&*line["method"], &*line["path"]), ("HEAD", "/app/x"));
 }

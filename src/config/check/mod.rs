@@ -171,6 +171,9 @@ fn websocket(root: &Scope<'_>) -> WebSocket {
     websocket
 }
 
+/// The largest window of HTTP/2 (RFC 9113 §6.9.1).
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+
 fn clients(root: &Scope<'_>) -> Clients {
     let section = root.section("clients", "Limits towards clients.");
     let d = Clients::default();
@@ -244,6 +247,19 @@ fn clients(root: &Scope<'_>) -> Clients {
             "The most concurrent streams of an HTTP/2 connection.",
         ))
         .unwrap_or(d.streams),
+        stream_window: u32::try_from(section.size(
+            "stream_window",
+            u64::from(d.stream_window),
+            16 << 10,
+            "How much request content waits for an upstream, per stream of an HTTP/2 connection.",
+        ))
+        .map_or(LARGEST_WINDOW, |window| window.min(LARGEST_WINDOW)),
+        stream_buffer: to_usize(section.size(
+            "stream_buffer",
+            d.stream_buffer as u64,
+            16 << 10,
+            "How much of a response waits for a client, per stream of an HTTP/2 connection.",
+        )),
     };
     section.finish();
     clients

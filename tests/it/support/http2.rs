@@ -51,7 +51,13 @@ pub fn field(name: &str, value: &str) -> Vec<u8> {
     [&[0][..], &text(name), &text(value)].concat()
 }
 
-fn text(text: &str) -> Vec<u8> {
+/// A field of any bytes, as a literal without indexing.
+pub fn raw_field(name: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[0][..], &text(name), &text(value)].concat()
+}
+
+fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = text.as_ref();
     let mut length = Vec::new();
     // An integer with a prefix of seven bits (RFC 7541 §5.1).
     match text.len() {
@@ -66,7 +72,7 @@ fn text(text: &str) -> Vec<u8> {
             length.push(u8::try_from(rest).unwrap());
         }
     }
-    [&length, text.as_bytes()].concat()
+    [&length, text].concat()
 }
 
 /// A response head of the first stream.
@@ -147,6 +153,19 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 pub fn request(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     let block = fields.iter().flat_map(|(name, value)| field(name, value)).collect::<Vec<_>>();
     frame(HEADERS, END_HEADERS | flags, stream, block)
+}
+
+/// A field block in a HEADERS frame and as many CONTINUATION frames as it needs.
+pub fn block(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
+    let mut parts = block.chunks(16_384).peekable();
+    let mut frames = Vec::new();
+    let (mut kind, mut flags) = (HEADERS, flags);
+    while let Some(part) = parts.next() {
+        let end = if parts.peek().is_none() { END_HEADERS } else { 0 };
+        frames.extend(frame(kind, flags | end, stream, part));
+        (kind, flags) = (CONTINUATION, 0);
+    }
+    frames
 }
 
 /// The upstream's side of a connection: answers what the protocol itself asks for.
