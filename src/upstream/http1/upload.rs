@@ -30,6 +30,10 @@ const COPY_LIMIT: usize = 4 * 1024;
 const GATHERED_BYTES: usize = 64 * 1024;
 const GATHERED_PIECES: usize = 8;
 
+/// What is sent before the other tasks of the worker have their turn: large content between two sides
+/// that are both fast would keep them waiting until tokio's budget is used up, which is megabytes.
+const TURN_BYTES: u64 = 512 * 1024;
+
 const CRLF: &[u8] = b"\r\n";
 
 /// One request being sent.
@@ -112,6 +116,7 @@ where
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Result<Waiting, UploadError> {
+        let turn_ends = self.sent + TURN_BYTES;
         loop {
             let waiting = if self.blocked { None } else { self.gather(cx)? };
             match self.poll_write_out(stream, cx) {
@@ -124,6 +129,10 @@ where
             }
             if let Some(waiting) = waiting {
                 return Ok(waiting);
+            }
+            if self.sent >= turn_ends {
+                cx.waker().wake_by_ref();
+                return Ok(Waiting::Upstream);
             }
         }
     }
@@ -288,6 +297,17 @@ mod tests {
     use http_body::Frame;
     use std::collections::VecDeque;
     use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     /// Pieces of content that are all there.
     struct Ready(VecDeque<Bytes>);
@@ -373,6 +393,25 @@ mod tests {
         // But not more than makes a good write.
         assert_eq!(send(&[5_000; 40], Framing::Length(200_000), usize::MAX).1, 6);
         assert_eq!(send(&[100_000; 3], Framing::Length(300_000), usize::MAX).1, 3);
+    }
+
+    #[test]
+    fn content_without_end_leaves_the_worker_to_others_between_turns() {
+        let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+        let body = Ready(std::iter::repeat_n(piece, 100).collect());
+        let head = Announced::lines(BytesMut::new(), Framing::Chunked, Absence::Understood);
+        let mut upload = Upload::new(head, Some(body), false, ContentLimit::default());
+        let mut stream = Slow { at_once: usize::MAX, taken: Vec::new(), calls: 0 };
+        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Arc::clone(&woken).into();
+        let mut cx = Context::from_waker(&waker);
+        let (mut turns, mut sent) = (1, 0);
+        while upload.poll(&mut stream, &mut cx).unwrap() != Waiting::Done {
+            assert!(upload.sent() - sent < 2 * TURN_BYTES, "turn {turns}");
+            assert_eq!(woken.0.load(Ordering::Relaxed), turns, "it goes on by itself");
+            (turns, sent) = (turns + 1, upload.sent());
+        }
+        assert!(upload.all_sent().is_some() && turns > 10);
     }
 
     #[test]
