@@ -84,22 +84,9 @@ macro_rules! fields {
         }
 
         /// Every name of the table.
-        #[cfg(test)]
         const ROWS: &[(Known, &[u8])] = &[$((Known::$variant, $name)),+];
 
         impl Known {
-            /// The field that has this name, in whatever case, or whose twin has it.
-            #[inline]
-            fn find(name: &[u8]) -> Option<(Self, Spelling)> {
-                // By length first: most fields are told apart by it without a comparison.
-                match name.len() {
-                    $( $length if is_like(name, $name) => {
-                        Some((Known::$variant, spelling(name, $name)?))
-                    } )+
-                    _ => family(name).map(|known| (known, Spelling::Own)),
-                }
-            }
-
             /// What becomes of it in a request's head.
             #[must_use]
             pub const fn in_request(self) -> InRequest {
@@ -218,6 +205,98 @@ fields! {
     XRewriteUrl, 13, b"x-rewrite-url", Routing, Passes;
 }
 
+/// Where names are looked up: the first row of each slot, and behind each row the next one of its
+/// slot. Rows count from 1. Most names of other fields meet an empty slot and are compared with none.
+struct Index {
+    first: [u8; SLOTS],
+    next: [u8; ROWS.len()],
+}
+
+const SLOTS: usize = 1024;
+
+/// The slot of a name of this length that begins and ends with these bytes. None of them is a hyphen
+/// in any name of the table, so that twins have the slot of their field.
+const fn slot(length: usize, first: u8, last_but_one: u8, last: u8) -> usize {
+    let [first, last_but_one, last] = [first | 0x20, last_but_one | 0x20, last | 0x20];
+    let sum = length * 181 + first as usize * 37 + last_but_one as usize * 11 + last as usize * 71;
+    sum % SLOTS
+}
+
+static INDEX: Index = {
+    let mut index = Index { first: [0; SLOTS], next: [0; ROWS.len()] };
+    let mut row = ROWS.len();
+    while row > 0 {
+        let name = ROWS[row - 1].1;
+        let [first, last_but_one, last] = [name[0], name[name.len() - 2], name[name.len() - 1]];
+        assert!(first != b'-' && last_but_one != b'-' && last != b'-');
+        let slot = slot(name.len(), first, last_but_one, last);
+        index.next[row - 1] = index.first[slot];
+        // There are fewer than 255 rows: the array of them would not fit otherwise.
+        assert!(row < u8::MAX as usize);
+        index.first[slot] = row as u8;
+        row -= 1;
+    }
+    index
+};
+
+/// The field that has this name, in whatever case, or whose twin has it.
+#[inline]
+fn find(name: &[u8]) -> Option<(Known, Spelling)> {
+    let [first, .., last_but_one, last] = name else { return find_short(name) };
+    let slot = slot(name.len(), *first, *last_but_one, *last);
+    match INDEX.first.get(slot) {
+        None | Some(0) => {}
+        Some(row) => {
+            if let Some(found) = find_from(*row, name) {
+                return Some(found);
+            }
+        }
+    }
+    family(name).map(|known| (known, Spelling::Own))
+}
+
+/// Names of two letters have no last but one that is not the first.
+#[cold]
+fn find_short(name: &[u8]) -> Option<(Known, Spelling)> {
+    let [first, last] = name else { return None };
+    let row = INDEX.first.get(slot(name.len(), *first, *first, *last))?;
+    find_from(*row, name)
+}
+
+#[inline]
+fn find_from(mut row: u8, name: &[u8]) -> Option<(Known, Spelling)> {
+    while let Some(at) = usize::from(row).checked_sub(1) {
+        let (known, own) = ROWS.get(at)?;
+        if name.len() == own.len() {
+            if is_own(name, own) {
+                return Some((*known, Spelling::Own));
+            }
+            if let Some(spelling) = spelling(name, own) {
+                return Some((*known, spelling));
+            }
+        }
+        row = INDEX.next.get(at).copied().unwrap_or(0);
+    }
+    None
+}
+
+/// Returns `true` if this token of the same length is this name, in whatever case. A bit tells the
+/// cases apart; it makes no other character of a token a letter, a digit or a hyphen.
+#[inline]
+fn is_own(token: &[u8], own: &[u8]) -> bool {
+    // In words, the last of which overlaps the one before it.
+    let same = |a: &[u8; 8], b: &[u8; 8]| {
+        let apart = u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
+        apart & !u64::from_ne_bytes([0x20; 8]) == 0
+    };
+    if let (Some(a), Some(b)) = (token.last_chunk(), own.last_chunk()) {
+        let (words, others) = (token.as_chunks().0, own.as_chunks().0);
+        return same(a, b) && words.iter().zip(others).all(|(a, b)| same(a, b));
+    }
+    let apart = token.iter().zip(own).fold(0, |apart, (a, b)| apart | (a ^ b));
+    apart & !0x20 == 0
+}
+
 /// Fields that pass in a head and never as a trailer (RFC 9110 §6.5.1): request modifiers,
 /// authentication, metadata of the content, control of the response.
 const HEAD_ONLY: &[&str] = &[
@@ -278,7 +357,7 @@ impl Known {
     #[must_use]
     #[inline]
     pub fn of(name: &[u8]) -> Option<Self> {
-        match Self::find(name) {
+        match find(name) {
             Some((known, Spelling::Twin)) => match known.in_request() {
                 InRequest::Passes => None,
                 _ => Some(Known::Twin),
@@ -309,7 +388,7 @@ impl Known {
 /// a row of its own; families have one.
 #[must_use]
 pub fn row(name: &[u8]) -> Option<usize> {
-    let (known, spelling) = Known::find(name)?;
+    let (known, spelling) = find(name)?;
     Some(match spelling {
         Spelling::Own => known.index(),
         Spelling::Twin => Known::COUNT + known.index(),
@@ -322,7 +401,7 @@ pub const ROW_COUNT: usize = 2 * Known::COUNT;
 /// Returns `true` if `forwarded.keep` may name this field; `None` if it is not in the table.
 #[must_use]
 pub fn is_keepable(name: &[u8]) -> Option<bool> {
-    let (known, _) = Known::find(name)?;
+    let (known, _) = find(name)?;
     match known.in_request() {
         InRequest::Passes => None,
         InRequest::Identity | InRequest::Routing => Some(true),
@@ -333,7 +412,7 @@ pub fn is_keepable(name: &[u8]) -> Option<bool> {
 /// Returns `true` if a field with this name may pass as a trailer, in either direction.
 #[must_use]
 pub fn may_be_trailer(name: &[u8]) -> bool {
-    let is_in_head_alone = match Known::find(name) {
+    let is_in_head_alone = match find(name) {
         Some((known, _)) => known.in_request() != InRequest::Passes || known.stays_behind(),
         None => false,
     };
@@ -390,54 +469,38 @@ pub fn is_same(one: &[u8], other: &[u8]) -> bool {
 /// `SSL_CLIENT_…`.
 #[inline]
 fn family(name: &[u8]) -> Option<Known> {
-    match name.first()? | 0x20 {
-        b'x' | b's' => {}
-        _ => return None,
-    }
-    if begins(name, b"seawall-") {
-        Some(Known::SeawallOther)
-    } else if begins(name, b"x-forwarded-") {
-        Some(Known::XForwardedOther)
-    } else if begins(name, b"x-ssl-client-")
-        || begins(name, b"ssl-client-")
-        || begins(name, b"x-amzn-mtls-clientcert")
-    {
-        Some(Known::ClientCertificate)
-    } else {
-        None
+    let [a, b, c, ..] = name else { return None };
+    let begins = |prefix: &[u8]| spelling(name, prefix).is_some();
+    // By three letters first: most fields are told apart by them.
+    match [a | 0x20, *b, c | 0x20] {
+        [b's', b'e' | b'E', b'a'] if begins(b"seawall-") => Some(Known::SeawallOther),
+        [b's', b's' | b'S', b'l'] if begins(b"ssl-client-") => Some(Known::ClientCertificate),
+        [b'x', b'-' | b'_', b'f'] if begins(b"x-forwarded-") => Some(Known::XForwardedOther),
+        [b'x', b'-' | b'_', b's'] if begins(b"x-ssl-client-") => Some(Known::ClientCertificate),
+        [b'x', b'-' | b'_', b'a'] if begins(b"x-amzn-mtls-clientcert") => {
+            Some(Known::ClientCertificate)
+        }
+        _ => None,
     }
 }
 
-#[inline]
-fn begins<const N: usize>(name: &[u8], prefix: &[u8; N]) -> bool {
-    name.get(..N).is_some_and(|start| is_like(start, prefix) && spelling(start, prefix).is_some())
-}
-
-/// Returns `true` if the token may be this name, which has lower-case letters, digits and hyphens only,
-/// or its twin. It takes a few other characters for a hyphen, which [`spelling`] rules out.
-#[inline]
-fn is_like<const N: usize>(token: &[u8], name: &[u8; N]) -> bool {
-    // The bits that tell a letter's cases apart, and `-` from `_`, do not count.
-    const fn apart(byte: u8) -> u8 {
-        if byte == b'-' { !(b'-' ^ b'_') } else { !0x20 }
+/// How a token that begins with this name, which has lower-case letters, digits and hyphens only,
+/// spells its hyphens; `None` if it does not begin with it.
+fn spelling(token: &[u8], name: &[u8]) -> Option<Spelling> {
+    let token = token.get(..name.len())?;
+    let mut spelling = Spelling::Own;
+    for (byte, own) in token.iter().zip(name) {
+        match (own, byte) {
+            (b'-', b'-') => {}
+            (b'-', b'_') => spelling = Spelling::Twin,
+            (b'-', _) => return None,
+            // A bit tells a letter's cases apart, and makes no other character of a token a letter
+            // or a digit.
+            (own, byte) if byte | 0x20 == *own => {}
+            _ => return None,
+        }
     }
-    token.as_array().is_some_and(|token: &[u8; N]| {
-        let different = token.iter().zip(name).fold(0, |sum, (a, b)| sum | ((a ^ b) & apart(*b)));
-        different == 0
-    })
-}
-
-/// How a token that [`is_like`] a name spells its hyphens; `None` if it has something else there.
-#[inline]
-fn spelling<const N: usize>(token: &[u8], name: &[u8; N]) -> Option<Spelling> {
-    let hyphens = || token.iter().zip(name).filter(|(_, byte)| **byte == b'-');
-    if hyphens().all(|(byte, _)| *byte == b'-') {
-        Some(Spelling::Own)
-    } else if hyphens().all(|(byte, _)| matches!(byte, b'-' | b'_')) {
-        Some(Spelling::Twin)
-    } else {
-        None
-    }
+    Some(spelling)
 }
 
 #[cfg(test)]

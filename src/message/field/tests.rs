@@ -20,7 +20,7 @@ fn every_name_is_found_in_any_case_and_no_other_is() {
                 let mut other = name.as_bytes().to_vec();
                 other[place] = byte;
                 let is_own = other.eq_ignore_ascii_case(name.as_bytes());
-                let found = Known::find(&other);
+                let found = find(&other);
                 let text = String::from_utf8_lossy(&other).into_owned();
                 match found {
                     Some((found, Spelling::Own)) if found == known => assert!(is_own, "{text}"),
