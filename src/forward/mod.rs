@@ -413,6 +413,7 @@ fn find_route<'h>(
     let index = worker.router.find(host, head.uri.path()).map_err(|error| match error {
         NoRoute::Host => ClientFailure::Misdirected,
         NoRoute::Path => ClientFailure::NoRoute,
+        NoRoute::Ambiguous => ClientFailure::BadRequest,
     })?;
     let route = worker.routes.get(index).ok_or(ClientFailure::NoRoute)?;
     Ok((Rc::clone(route), host))

@@ -5,6 +5,8 @@
 //! path. Two routes of the same rank cannot both match: the configuration's check refuses equal
 //! ones.
 
+mod reading;
+
 use std::sync::Arc;
 
 use crate::config::model::{HostPattern, PathPattern, Route};
@@ -13,6 +15,8 @@ use crate::config::model::{HostPattern, PathPattern, Route};
 #[derive(Debug)]
 pub struct Router {
     order: Vec<(Arc<Route>, usize)>,
+    /// A route has a path: it matters how one is read.
+    is_by_path: bool,
 }
 
 /// Why no route serves a request.
@@ -22,6 +26,8 @@ pub enum NoRoute {
     Host,
     /// Routes have this host, but none of them this path (404).
     Path,
+    /// The path takes one route as it came and another one, or none, as an app may read it (400).
+    Ambiguous,
 }
 
 impl Router {
@@ -33,14 +39,26 @@ impl Router {
         order.sort_by_key(|(route, _)| {
             std::cmp::Reverse((host_rank(&route.host), path_rank(&route.path)))
         });
-        Router { order }
+        let is_by_path = order.iter().any(|(route, _)| route.path != PathPattern::Any);
+        Router { order, is_by_path }
     }
 
     /// The index of the route that serves this host (as in the Host field, port included) and path.
     ///
     /// # Errors
-    /// Which half no route has.
+    /// Which half no route has, or that the path can be read in two ways that matter.
     pub fn find(&self, host: &str, path: &str) -> Result<usize, NoRoute> {
+        let found = self.find_as_it_is(host, path)?;
+        if self.is_by_path {
+            let others = reading::others(path);
+            if others.iter().any(|other| self.find_as_it_is(host, other) != Ok(found)) {
+                return Err(NoRoute::Ambiguous);
+            }
+        }
+        Ok(found)
+    }
+
+    fn find_as_it_is(&self, host: &str, path: &str) -> Result<usize, NoRoute> {
         let host = without_port(host);
         let mut known_host = false;
         for (route, index) in &self.order {
@@ -189,6 +207,52 @@ mod tests {
             router(&[(HostPattern::Exact("a.test".into()), PathPattern::Below("/x".into()))]);
         assert_eq!(router.find("b.test", "/x"), Err(NoRoute::Host));
         assert_eq!(router.find("a.test", "/y"), Err(NoRoute::Path));
+    }
+
+    #[test]
+    fn a_path_that_may_be_read_as_one_of_another_route_takes_none() {
+        use PathPattern as P;
+        let any = HostPattern::Any;
+        let router = router(&[
+            (any.clone(), P::Any),
+            (any.clone(), P::Below("/admin".into())),
+            (any, P::Exact("/health".into())),
+        ]);
+        for path in [
+            "/%61dmin",
+            "/admi%6e/x",
+            "//admin",
+            "/a/../admin",
+            "/a/..%2Fadmin/users",
+            "/a/..;x/admin",
+            "/a\\..\\admin",
+            "/admin;x",
+            "/admin/..",
+            "/admin/../x",
+            "/admin%2Fx",
+            "/./health",
+            "/%68ealth",
+            "/a//../admin",
+        ] {
+            assert_eq!(router.find("a", path), Err(NoRoute::Ambiguous), "{path}");
+        }
+        for (path, expected) in [
+            ("/admin//x", 1),
+            ("/admin/a%2Fb;c=d/../e", 1),
+            ("/a%2Fb", 0),
+            ("/redirect/https://a.test/../x", 0),
+            ("/.well-known/x", 0),
+            ("/100%/x", 0),
+            ("/health", 2),
+        ] {
+            assert_eq!(router.find("a", path), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn where_no_route_has_a_path_every_path_passes() {
+        let router = router(&[(HostPattern::Any, PathPattern::Any)]);
+        assert_eq!(router.find("a", "/a/..%2F//;x"), Ok(0));
     }
 
     #[test]
