@@ -40,6 +40,8 @@ const HOSTS_TTL: Duration = Duration::from_secs(5);
 const MOST_READ: u64 = 16 * 1024 * 1024;
 /// The most servers of `resolv.conf` that are asked, as in the C library.
 const MOST_SERVERS: usize = 3;
+/// The most aliases that lead from a name to its records.
+const MOST_ALIASES: usize = 16;
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
@@ -232,6 +234,8 @@ fn one(server: SocketAddr, each: Duration, attempts: u32) -> Result<TokioResolve
     let options = builder.options_mut();
     // A question is asked when its answer is needed, and then it shall leave.
     options.cache_size = 0;
+    // The aliases say which records belong to the name.
+    options.preserve_intermediates = true;
     options.use_hosts_file = ResolveHosts::Never;
     // These are further ones.
     options.attempts = attempts as usize - 1;
@@ -252,9 +256,31 @@ fn system(resolv_conf: &Path) -> Result<(ResolverConfig, ResolverOpts), NetError
             text.push_str(&format!("\n{keyword} {value}\n"));
         }
     }
+    let text = without_malformed_domains(&text);
     // Without a server in it, or without the file, the one on this machine is asked.
     parse_resolv_conf(&text)
         .or_else(|_| parse_resolv_conf(format!("{text}\nnameserver 127.0.0.1\n")))
+}
+
+/// Leaves out the search domains that are no names. They can be found nowhere, and are no reason to
+/// find nothing.
+#[cfg(all(unix, not(any(target_os = "android", target_vendor = "apple"))))]
+fn without_malformed_domains(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for line in text.lines() {
+        match line.split_ascii_whitespace().next() {
+            Some("search") => {
+                let words = line.split_ascii_whitespace();
+                words.filter(|word| DnsName::from_str_relaxed(word).is_ok()).for_each(|word| {
+                    kept.push_str(word);
+                    kept.push(' ');
+                });
+            }
+            _ => kept.push_str(line),
+        }
+        kept.push('\n');
+    }
+    kept
 }
 
 /// Reads what the system says.
@@ -397,7 +423,7 @@ async fn question(
     let mut last = Silence::Empty;
     for server in servers {
         match server.lookup(name.clone(), records).await {
-            Ok(answer) => return Ok(answer.answers().to_vec()),
+            Ok(answer) => return Ok(answering(name, records, answer.answers())),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => match none.response_code {
                 ResponseCode::NoError => return Ok(Vec::new()),
                 // No such name.
@@ -408,6 +434,31 @@ async fn question(
         }
     }
     Err(last)
+}
+
+/// Returns the records that answer the question: those of this type that belong to the name or to one
+/// that its aliases lead to, and the aliases. Whatever else a server says was not asked for.
+fn answering(name: &DnsName, kind: RecordType, told: &[Record]) -> Vec<Record> {
+    let mut names = vec![name];
+    let mut answering = Vec::new();
+    while names.len() <= MOST_ALIASES
+        && let Some(last) = names.last()
+    {
+        let alias = told.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if record.name == **last => Some((record, &target.0)),
+            _ => None,
+        });
+        match alias {
+            Some((record, target)) if !names.contains(&target) => {
+                answering.push(record.clone());
+                names.push(target);
+            }
+            Some(_) | None => break,
+        }
+    }
+    let asked = told.iter().filter(|record| record.record_type() == kind);
+    answering.extend(asked.filter(|record| names.contains(&&record.name)).cloned());
+    answering
 }
 
 /// Returns how long these records hold, those of the names between included.

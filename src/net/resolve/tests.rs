@@ -151,6 +151,64 @@ fn search_list_and_ndots_are_those_of_the_file() {
 }
 
 #[test]
+fn malformed_search_domains_leave_the_others() {
+    let folder = Folder::new("malformed");
+    let label = "a".repeat(64);
+    for (search, expected) in [
+        ("search -bad_.x lan", &["app.lan.", "app."][..]),
+        ("search lan a..b", &["app.lan.", "app."]),
+        (&format!("search\t{label}.test lan\r"), &["app.lan.", "app."]),
+        ("search -bad_.x", &["app."]),
+        ("search", &["app."]),
+    ] {
+        let path = folder.write("resolv.conf", &format!("nameserver 10.0.0.53\n{search}\n"));
+        let (config, options) = system(&path).unwrap();
+        let names = searched(DnsName::from_ascii("app").unwrap(), &config, options.ndots);
+        let names: Vec<_> = names.iter().map(DnsName::to_ascii).collect();
+        assert_eq!(names, expected, "{search}");
+    }
+}
+
+#[test]
+fn only_records_of_the_name_and_of_its_aliases_answer_a_question() {
+    let name = |text: &str| DnsName::from_ascii(text).unwrap();
+    let a = |owner: &str, last| {
+        Record::from_rdata(name(owner), 60, RData::A(Ipv4Addr::new(10, 0, 0, last).into()))
+    };
+    let six =
+        |owner: &str| Record::from_rdata(name(owner), 60, RData::AAAA(Ipv6Addr::LOCALHOST.into()));
+    let alias = |owner: &str, target: &str| {
+        let target = hickory_resolver::proto::rr::rdata::CNAME(name(target));
+        Record::from_rdata(name(owner), 60, RData::CNAME(target))
+    };
+    let used = |told: &[Record]| {
+        let records = answering(&name("app.test."), RecordType::A, told);
+        let addresses = records.iter().filter_map(|record| match record.data {
+            RData::A(address) => Some(address.octets()[3]),
+            RData::AAAA(_) => Some(0),
+            _ => None,
+        });
+        addresses.collect::<Vec<_>>()
+    };
+    assert_eq!(used(&[a("app.test.", 1), a("APP.test.", 2)]), [1, 2]);
+    assert_eq!(used(&[a("other.test.", 9), a("app.test.", 1)]), [1], "poisoned");
+    assert_eq!(used(&[six("app.test."), a("app.test.", 1)]), [1], "another type");
+    assert_eq!(used(&[a("other.test.", 9)]), [] as [u8; 0]);
+    assert_eq!(used(&[alias("app.test.", "b.test."), a("b.test.", 1), a("c.test.", 9)]), [1]);
+    let turned = [a("c.test.", 1), alias("b.test.", "c.test."), alias("app.test.", "b.test.")];
+    assert_eq!(used(&turned), [1], "whatever the order");
+    let circle = [alias("app.test.", "b.test."), alias("b.test.", "app.test."), a("b.test.", 1)];
+    assert_eq!(used(&circle), [1]);
+    let foreign = [alias("x.test.", "b.test."), a("b.test.", 9), a("app.test.", 1)];
+    assert_eq!(used(&foreign), [1], "an alias of another name");
+    let link = |at: usize| alias(&format!("n{at}.test."), &format!("n{}.test.", at + 1));
+    let mut chain: Vec<_> = (0..4_000).map(link).collect();
+    chain.push(alias("app.test.", "n0.test."));
+    let records = answering(&name("app.test."), RecordType::A, &chain);
+    assert_eq!(records.len(), MOST_ALIASES, "a peer chooses its length");
+}
+
+#[test]
 fn old_forms_of_ipv4_addresses_are_read_as_they_always_were() {
     for (text, expected) in [
         ("127.1", Some("127.0.0.1")),
