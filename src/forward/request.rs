@@ -398,9 +398,13 @@ fn append(out: &mut BytesMut, head: &Head, field: Known) {
 
 /// Whether the client waits for a 100 before it sends content (RFC 9110 §10.1.1).
 pub fn expects_continue(head: &Head) -> bool {
-    let expected = head.fields.first(Known::Expect);
-    head.version != Version::HTTP_10
-        && expected.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
+    head.version != Version::HTTP_10 && head.fields.all(Known::Expect).any(asks_for_continue)
+}
+
+/// Returns `true` if this Expect line asks for a 100, among whatever else.
+pub fn asks_for_continue(line: &[u8]) -> bool {
+    let mut expectations = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    expectations.any(|expectation| expectation.eq_ignore_ascii_case(b"100-continue"))
 }
 
 #[cfg(test)]

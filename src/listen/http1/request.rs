@@ -13,6 +13,7 @@ use http::{Method, Uri, Version};
 
 use crate::failure::ClientFailure;
 use crate::forward::head::{Fields, Head, Known};
+use crate::forward::request::asks_for_continue;
 use crate::upstream::exchange::Framing;
 use crate::upstream::http1::head::parse_length;
 use crate::upstream::http1::lines;
@@ -173,7 +174,7 @@ impl Hop {
     fn note(&mut self, field: Known, value: &[u8]) -> Result<(), ClientFailure> {
         match field {
             Known::Expect => {
-                self.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
+                self.expects_continue |= asks_for_continue(value);
             }
             Known::Connection => {
                 for option in value.split(|byte| *byte == b',') {
@@ -256,6 +257,25 @@ mod tests {
         ] {
             let head = head(text);
             assert_eq!((head.framing, head.keep_alive), (framing, keep_alive), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_100_is_awaited_whatever_else_is_expected() {
+        for (fields, expected) in [
+            ("Expect: 100-continue", true),
+            ("Expect: x\r\nExpect: 100-Continue", true),
+            ("Expect: 100-continue\r\nExpect: x", true),
+            ("Expect: x=\"y\", 100-continue,", true),
+            ("Expect: x", false),
+            ("Expect: 100-continue2", false),
+            ("Expect:", false),
+        ] {
+            let text = format!("PUT / HTTP/1.1\r\n{fields}\r\nContent-Length: 5\r\n\r\n");
+            let request = head(&text);
+            assert_eq!(request.expects_continue, expected, "{fields}");
+            let forwarded = crate::forward::request::expects_continue(&request.head);
+            assert_eq!(forwarded, expected, "{fields}: both sides read the same");
         }
     }
 
