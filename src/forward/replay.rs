@@ -101,7 +101,7 @@ impl<B> Tape<B> {
     }
 
     fn keep(&mut self, data: &Bytes) {
-        if self.lost {
+        if self.lost || data.is_empty() {
             return;
         }
         self.kept += data.len();

@@ -202,12 +202,34 @@ impl Wire {
         true
     }
 
+    /// Reads what is left of the content of the request that is over, up to `left` bytes. Ready with
+    /// `true` when a next request can be found behind it.
+    pub fn poll_rest(&mut self, left: &mut usize, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match ready!(self.poll_content(cx)) {
+                None => break,
+                Some(Err(_)) => return Poll::Ready(false),
+                Some(Ok(frame)) => {
+                    let read = frame.data_ref().map_or(0, Bytes::len);
+                    let Some(rest) = left.checked_sub(read) else { return Poll::Ready(false) };
+                    *left = rest;
+                }
+            }
+        }
+        self.content_waits = false;
+        self.fill.next_message();
+        Poll::Ready(true)
+    }
+
     /// Whether the client has sent something behind the request that is over.
     pub fn has_more(&self) -> bool {
         !self.buf.is_empty()
     }
 
+    /// The next piece of the content. An empty one says that something of its framing has come: who
+    /// waits for the client hears that it is there.
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut has_read = false;
         loop {
             match self.decoder.decode(&mut self.buf, &self.limits) {
                 Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -215,6 +237,9 @@ impl Wire {
                     return Poll::Ready(Some(Ok(Frame::trailers(fields))));
                 }
                 Ok(Step::Done) => return Poll::Ready(None),
+                Ok(Step::More) if has_read => {
+                    return Poll::Ready(Some(Ok(Frame::data(Bytes::new()))));
+                }
                 Ok(Step::More) => {}
                 Err(error) => {
                     let error = io::Error::new(io::ErrorKind::InvalidData, error);
@@ -225,7 +250,7 @@ impl Wire {
                 self.client.interim.borrow_mut().push_continue();
             }
             match self.fill.poll(&mut self.io, &mut self.buf, cx) {
-                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(1..)) => has_read = true,
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                 }
@@ -295,5 +320,76 @@ impl AsyncWrite for Writer<'_> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0.borrow_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::peer::Peer;
+    use crate::listen::io::Transport;
+    use crate::net::{TcpStream, memory};
+    use std::future::{Future as _, poll_fn};
+    use std::pin::pin;
+    use tokio::io::AsyncWriteExt as _;
+
+    const LIMITS: MessageLimits = MessageLimits {
+        head_bytes: 1_000,
+        field_bytes: 1_000,
+        fields: 10,
+        trailer_bytes: 1_000,
+        body_bytes: None,
+    };
+
+    /// A connection whose client has sent this head.
+    async fn wire(head: &str) -> (Wire, memory::TcpStream) {
+        let (near, mut far) = memory::pair();
+        let transport = Transport::Tcp(TcpStream::Memory(near));
+        let io = ClientIo::new(transport, Duration::from_secs(60));
+        let client = Rc::new(Client::new(Peer::new([127, 0, 0, 1].into(), "http", false)));
+        let mut wire = Wire::new(io, client, LIMITS);
+        far.write_all(head.as_bytes()).await.unwrap();
+        let limit = Duration::from_secs(30);
+        let next = poll_fn(|cx| wire.poll_head(cx, limit, |_| false)).await;
+        assert!(matches!(next, Next::Request(_)), "{next:?}");
+        (wire, far)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_byte_of_framing_is_told_as_a_sign_of_life() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let (mut wire, mut far) = wire(head).await;
+        let (mut content, mut signs) = (Vec::new(), 0);
+        let sent = b"5;name=value\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n";
+        for byte in sent {
+            far.write_all(&[*byte]).await.unwrap();
+            let frame = poll_fn(|cx| wire.poll_content(cx)).await.unwrap().unwrap();
+            match frame.data_ref() {
+                Some(data) if data.is_empty() => signs += 1,
+                Some(data) => content.extend_from_slice(data),
+                None => assert!(frame.is_trailers()),
+            }
+        }
+        assert_eq!(content, b"hello");
+        assert_eq!(signs, sent.len() - b"hello".len() - 1, "all but content and the last byte");
+        assert!(poll_fn(|cx| wire.poll_content(cx)).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unread_content_is_read_away_up_to_a_limit() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello";
+        for (limit, found) in [(10, true), (9, false)] {
+            let (mut wire, mut far) = wire(head).await;
+            let mut left = limit;
+            let mut rest = pin!(poll_fn(|cx| wire.poll_rest(&mut left, cx)));
+            assert!(poll_fn(|cx| Poll::Ready(rest.as_mut().poll(cx).is_pending())).await);
+            far.write_all(b"worldGET /").await.unwrap();
+            assert_eq!(rest.await, found, "{limit}");
+            assert!(wire.has_more(), "what follows stays");
+        }
+        let (mut wire, far) = wire(head).await;
+        drop(far);
+        let mut left = 10;
+        assert!(!poll_fn(|cx| wire.poll_rest(&mut left, cx)).await, "the client has left");
     }
 }

@@ -146,7 +146,7 @@ where
         if !self.uploading {
             return Ok(Waiting::Done);
         }
-        let before = self.upload.sent();
+        let before = self.upload.moved();
         let waiting = match self.upload.poll(&mut self.connection.stream, cx) {
             Ok(waiting) => waiting,
             Err(UploadError::Client(failure, source)) => {
@@ -159,7 +159,7 @@ where
                 Waiting::Done
             }
         };
-        if self.upload.sent() != before {
+        if self.upload.moved() != before {
             self.patience.moved();
         }
         self.uploading = waiting != Waiting::Done;

@@ -53,6 +53,8 @@ pub struct Upload<B> {
     /// The writer has not taken all that it was given.
     blocked: bool,
     sent: u64,
+    /// Frames that the content has given, empty ones too.
+    given: u64,
 }
 
 /// Evidence that all of a message was written that its head has announced.
@@ -87,6 +89,7 @@ where
             blocked: false,
             meter: Meter::new(content_limit, framing),
             sent: 0,
+            given: 0,
         }
     }
 
@@ -104,6 +107,11 @@ where
     /// Bytes that the kernel has accepted: 0 means that nothing reached the upstream.
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Returns what grows whenever a byte moves: from the client, or to the upstream.
+    pub fn moved(&self) -> u64 {
+        self.sent + self.given
     }
 
     /// Sends as much as can be sent now. Tells what it waits for; the task is woken when that may
@@ -160,6 +168,7 @@ where
     }
 
     fn enqueue(&mut self, frame: http_body::Frame<Bytes>) -> Result<(), UploadError> {
+        self.given += 1;
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => return self.finish(frame.into_trailers().ok()),

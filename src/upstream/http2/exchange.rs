@@ -190,7 +190,7 @@ where
     /// the exchange.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<Waiting, Broken> {
         let Some(upload) = self.upload.as_mut() else { return Ok(Waiting::Done) };
-        let before = upload.sent();
+        let before = upload.moved();
         let waiting = match upload.poll(cx) {
             Ok(waiting) => waiting,
             Err(UploadError::Client(failure, source)) => {
@@ -199,7 +199,7 @@ where
             // The response tells why.
             Err(UploadError::Upstream(_)) => Waiting::Done,
         };
-        if upload.sent() != before {
+        if upload.moved() != before {
             self.patience.moved();
         }
         if waiting == Waiting::Done {

@@ -25,7 +25,10 @@ pub struct Upload<B> {
     last: bool,
     may_send_content: bool,
     meter: Meter,
+    /// Bytes of content that fitted into the window.
     sent: u64,
+    /// Frames that the content has given, empty ones too.
+    given: u64,
 }
 
 impl<B> Upload<B>
@@ -50,6 +53,7 @@ where
             may_send_content: !expects_continue,
             meter: Meter::new(content_limit, framing),
             sent: 0,
+            given: 0,
         }
     }
 
@@ -58,9 +62,9 @@ where
         self.may_send_content = true;
     }
 
-    /// Bytes of content that fitted into the window.
-    pub fn sent(&self) -> u64 {
-        self.sent
+    /// Returns what grows whenever a byte moves: from the client, or into the window.
+    pub fn moved(&self) -> u64 {
+        self.sent + self.given
     }
 
     /// Sends as much as can be sent now. Cancel-safe: it is a poll.
@@ -114,6 +118,7 @@ where
     }
 
     fn enqueue(&mut self, frame: http_body::Frame<Bytes>) -> Result<(), UploadError> {
+        self.given += 1;
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => return self.finish(frame.into_trailers().ok()),

@@ -319,3 +319,54 @@ async fn a_head_that_announces_what_it_cannot_have_is_answered_and_costs_its_con
         far.await.unwrap();
     }
 }
+
+/// Content of which nothing comes for a long time but signs of life, and then nothing at all.
+struct Drip {
+    signs: usize,
+    pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Body for Drip {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<http_body::Frame<Bytes>>>> {
+        if self.signs == 0 {
+            return Poll::Pending;
+        }
+        std::task::ready!(std::future::Future::poll(self.pause.as_mut(), cx));
+        self.signs -= 1;
+        self.pause = Box::pin(sleep(Duration::from_secs(20)));
+        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::new()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_which_any_byte_comes_does_not_stand_still() {
+    let (near, _far) = plain();
+    let began = Instant::now();
+    let body = Drip { signs: 5, pause: Box::pin(sleep(Duration::from_secs(20))) };
+    let Request { sent, asked, content_limit, client_timeout, head_timeout, .. } =
+        request(Framing::Chunked, None);
+    let head = "POST / HTTP/1.1\r\nhost: a\r\n".as_bytes().into();
+    let mut head = Announced::lines(head, Framing::Chunked, Absence::Understood);
+    head.push(b"\r\n");
+    let request = Request {
+        head: (),
+        body: Some(body),
+        sent,
+        asked,
+        expects_continue: false,
+        content_limit,
+        client_timeout,
+        head_timeout,
+    };
+    let mut exchange = Exchange::new(connection(near), settings(), request.with_head(head));
+    let mut head = ResponseHead::awaited();
+    let broken = poll_fn(|cx| exchange.poll_head(&mut head, cx)).await;
+    assert!(matches!(broken, Err(Broken::Client(ClientFailure::RequestTimeout, _))), "{broken:?}");
+    assert_eq!(began.elapsed(), Duration::from_secs(5 * 20 + 30), "since its last byte");
+}
