@@ -17,7 +17,7 @@
 //! | a 101 that `forward` prepared | becomes a WebSocket |
 //! | a response cut off that a FIN would complete | is reset |
 //! | a head that is refused, or comes too slowly | answer, FIN, read away |
-//! | request content that nobody has read | answer, FIN, read away |
+//! | request content that nobody has read | answer; the rest of it is read away, and the next request served; where that is too much or takes too long: FIN, read away |
 //! | anything else | is closed |
 //!
 //! hyper's server did this before, beside a watch over the bytes for heads that its parser lets pass.
@@ -63,6 +63,9 @@ use wire::{Content, Next, Wire, Writer};
 
 /// How long a client may go on sending after its answer.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How much of a client's content is read away for the sake of its next request.
+const UNREAD_BYTES: usize = 1024 * 1024;
 
 /// Bytes of a trailer section of request content.
 const TRAILER_BYTES: usize = 16 * 1024;
@@ -230,13 +233,29 @@ async fn serve_one(
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Some(client.upgraded.take().map_or(End::Close, |it| End::Switched(Box::new(it))));
     }
-    let mut wire = wire.borrow_mut();
-    match (wire.end_request(), keep_alive) {
+    let is_ended = wire.borrow_mut().end_request();
+    match (is_ended, keep_alive) {
         (true, true) => None,
         // It may have asked for more before it has read that there is no more.
-        (true, false) if !wire.has_more() => Some(End::Close),
-        (_, _) => Some(End::Linger),
+        (true, false) if !wire.borrow().has_more() => Some(End::Close),
+        (true, false) | (false, false) => Some(End::Linger),
+        // Boxed: most content is read before it is answered.
+        (false, true) => match Box::pin(read_rest(wire)).await {
+            true => None,
+            false => Some(End::Linger),
+        },
     }
+}
+
+/// Reads the content away that was answered before it was whole: the client has not been told that
+/// nothing follows, and its next request comes behind it. Returns `true` if the end was found, soon
+/// enough.
+///
+/// Cancel-safe: whoever drops this future closes the connection.
+async fn read_rest(wire: &RefCell<Wire>) -> bool {
+    let mut left = UNREAD_BYTES;
+    let rest = poll_fn(|cx| wire.borrow_mut().poll_rest(&mut left, cx));
+    timeout(LINGER, rest).await.unwrap_or(false)
 }
 
 /// A connection that has left HTTP.

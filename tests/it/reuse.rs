@@ -110,3 +110,25 @@ fn a_204_that_announces_content_is_passed_on_and_its_connection_is_not_used_agai
         assert!(seawall.cells("seawall_failures_total").is_empty(), "{framing}");
     }
 }
+
+#[test]
+fn an_answer_to_content_that_still_comes_costs_the_next_request_nothing() {
+    for (framing, rest) in [
+        ("Content-Length: 10", "world"),
+        ("Transfer-Encoding: chunked", "\r\n5\r\nworld\r\n0\r\nx-sum: 1\r\n\r\n"),
+    ] {
+        let answer = "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno";
+        let upstream = Upstream::playing([Script::read_head().write(answer).hang()]);
+        let seawall = Seawall::before(&upstream);
+        let mut client = Http1::connect(seawall.address());
+        let begun = if framing.starts_with('T') { "5\r\nhello" } else { "hello" };
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{begun}"));
+        let seen = client.read(false, upstream.gate());
+        assert_eq!((seen.status, seen.field("connection")), (413, None), "{framing}");
+        client.send(format!("{rest}GET /next HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let seen = client.read(false, upstream.gate());
+        assert_eq!((seen.status, seen.end), (200, End::Complete), "{framing}");
+        assert!(upstream.requests().iter().any(|head| head.starts_with("GET /next")), "{framing}");
+        assert!(seawall.cells("seawall_failures_total").is_empty(), "{framing}");
+    }
+}
