@@ -475,11 +475,13 @@ ITSELF = [
         8,
     ),
     lines(
-        "Missing in the log, and connections that wait",
-        "Lines that nobody read fast enough (queue) or found the disk full (write); clients that wait for a free file.",
+        "Missing in the log, connections that wait, workers that ended",
+        "Lines that nobody read fast enough (queue) or found the disk full (write); clients that wait for a free file; "
+        "worker threads that ended early and were replaced.",
         [
             (per_second("seawall_log_dropped_total", INSTANCE, "instance, reason"), "{{instance}}: lines, {{reason}}"),
             (per_second("seawall_accept_failures_total", INSTANCE, "instance"), "{{instance}}: accepts that failed"),
+            (per_second("seawall_worker_restarts_total", INSTANCE, "instance"), "{{instance}}: workers that ended"),
         ],
         "cps",
         8,

@@ -29,7 +29,13 @@ EMPTY = {}
 # Metrics that no panel shows, and why. There is none.
 NOT_SHOWN = {}
 # These cannot be provoked from outside; rules_test.yml has them.
-UNPROVOKED = {"SeawallInternalError", "SeawallFileDescriptors", "SeawallCertificateEnds", "SeawallAbsent"}
+UNPROVOKED = {
+    "SeawallInternalError",
+    "SeawallWorkerRestarted",
+    "SeawallFileDescriptors",
+    "SeawallCertificateEnds",
+    "SeawallAbsent",
+}
 
 FAULTS = ["crash", "crash-in-body", "crash-in-stream", "stack-trace", "json-500", "postgres", "refused", "healthy"]
 SOCKETS = ["echo", "crash", "crash-in-frame", "crash-in-message", "close-1011", "handshake-500"]
