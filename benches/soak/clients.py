@@ -292,6 +292,7 @@ class Task:
         answer = await wire.read_answer(stream.reader)
         if answer.status != 400:
             self.tally.wrong(f"nonsense was answered {answer.status}")
+        self.tally.whole(answer)
         self.tally.refused += 1
         self.tally.injected["client: not HTTP"] += 1
         self.tally.outcomes["400"] += 1

@@ -52,7 +52,7 @@ class Result:
         retried = metrics.total("seawall_retries_total", result="recovered")
         return {
             "requests": (tally.requests, statuses.total()),
-            "requests timed": (tally.requests, metrics.total("seawall_request_seconds_count")),
+            "requests timed": (tally.requests - tally.refused, metrics.total("seawall_request_seconds_count")),
             "requests of clients that left": (tally.left, left),
             "those of them that seawall could answer whole": (hidden, tally.left - statuses["499"]),
             "answers that clients read and seawall did not count": ({}, missing),

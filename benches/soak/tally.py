@@ -23,7 +23,7 @@ class Tally:
     # By the status that the client read; `left` is who went away on purpose before the end.
     statuses: Counter = field(default_factory=Counter)
     left: int = 0
-    # Answered 400 before it was a request for seawall.
+    # Answered 400 before there was a head, so that there is no time to tell.
     refused: int = 0
     errors: Counter = field(default_factory=Counter)
     handshake_errors: Counter = field(default_factory=Counter)
