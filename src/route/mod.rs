@@ -14,9 +14,18 @@ use crate::config::model::{HostPattern, PathPattern, Route};
 /// The routes, most specific first.
 #[derive(Debug)]
 pub struct Router {
-    order: Vec<(Arc<Route>, usize)>,
+    order: Vec<Ranked>,
     /// A route has a path: it matters how one is read.
     is_by_path: bool,
+}
+
+/// A route at its place in the order.
+#[derive(Debug)]
+struct Ranked {
+    route: Arc<Route>,
+    index: usize,
+    /// What the route's path may be read as: a rule is written in escapes where paths come in escapes.
+    readings: Vec<PathPattern>,
 }
 
 /// Why no route serves a request.
@@ -34,12 +43,16 @@ impl Router {
     /// Orders the routes; [`Router::find`] answers with their index in `routes`.
     #[must_use]
     pub fn new(routes: &[Arc<Route>]) -> Self {
-        let mut order: Vec<_> =
-            routes.iter().enumerate().map(|(index, route)| (Arc::clone(route), index)).collect();
-        order.sort_by_key(|(route, _)| {
+        let ranked = routes.iter().enumerate().map(|(index, route)| Ranked {
+            route: Arc::clone(route),
+            index,
+            readings: readings(&route.path),
+        });
+        let mut order: Vec<_> = ranked.collect();
+        order.sort_by_key(|Ranked { route, .. }| {
             std::cmp::Reverse((host_rank(&route.host), path_rank(&route.path)))
         });
-        let is_by_path = order.iter().any(|(route, _)| route.path != PathPattern::Any);
+        let is_by_path = order.iter().any(|ranked| ranked.route.path != PathPattern::Any);
         Router { order, is_by_path }
     }
 
@@ -48,29 +61,49 @@ impl Router {
     /// # Errors
     /// Which half no route has, or that the path can be read in two ways that matter.
     pub fn find(&self, host: &str, path: &str) -> Result<usize, NoRoute> {
-        let found = self.find_as_it_is(host, path)?;
+        let found = self.find_where(host, |ranked| path_matches(&ranked.route.path, path))?;
         if self.is_by_path {
             let others = reading::others(path);
-            if others.iter().any(|other| self.find_as_it_is(host, other) != Ok(found)) {
+            if others.iter().any(|other| self.find_read(host, other) != Ok(found)) {
                 return Err(NoRoute::Ambiguous);
             }
         }
         Ok(found)
     }
 
-    fn find_as_it_is(&self, host: &str, path: &str) -> Result<usize, NoRoute> {
+    /// The index of the route that a path takes which is read like this.
+    fn find_read(&self, host: &str, reading: &str) -> Result<usize, NoRoute> {
+        self.find_where(host, |Ranked { route, readings, .. }| {
+            path_matches(&route.path, reading)
+                || readings.iter().any(|pattern| path_matches(pattern, reading))
+        })
+    }
+
+    fn find_where(&self, host: &str, matches: impl Fn(&Ranked) -> bool) -> Result<usize, NoRoute> {
         let host = without_port(host);
         let mut known_host = false;
-        for (route, index) in &self.order {
-            if !host_matches(&route.host, host) {
+        for ranked in &self.order {
+            if !host_matches(&ranked.route.host, host) {
                 continue;
             }
             known_host = true;
-            if path_matches(&route.path, path) {
-                return Ok(*index);
+            if matches(ranked) {
+                return Ok(ranked.index);
             }
         }
         Err(if known_host { NoRoute::Path } else { NoRoute::Host })
+    }
+}
+
+/// What a route's path may be read as, beside what it is.
+fn readings(path: &PathPattern) -> Vec<PathPattern> {
+    let of = |path: &str, pattern: fn(Arc<str>) -> PathPattern| {
+        reading::others(path).into_iter().map(|reading| pattern(reading.into())).collect()
+    };
+    match path {
+        PathPattern::Any => Vec::new(),
+        PathPattern::Exact(path) => of(path, PathPattern::Exact),
+        PathPattern::Below(prefix) => of(prefix, PathPattern::Below),
     }
 }
 
@@ -246,6 +279,29 @@ mod tests {
             ("/health", 2),
         ] {
             assert_eq!(router.find("a", path), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_is_written_in_escapes_is_taken_by_paths_in_escapes() {
+        use PathPattern as P;
+        let any = HostPattern::Any;
+        let router = router(&[
+            (any.clone(), P::Any),
+            (any.clone(), P::Below("/caf%C3%A9".into())),
+            (any.clone(), P::Exact("/a;v=1".into())),
+            (any, P::Below("/x//y".into())),
+        ]);
+        for (path, expected) in [
+            ("/caf%C3%A9", Ok(1)),
+            ("/caf%C3%A9/menu%20du%20jour", Ok(1)),
+            ("/a;v=1", Ok(2)),
+            ("/x//y/z", Ok(3)),
+            ("/caf%C3%A9/../x", Err(NoRoute::Ambiguous)),
+            ("/%63af%C3%A9/x", Err(NoRoute::Ambiguous)),
+            ("/b%20c", Ok(0)),
+        ] {
+            assert_eq!(router.find("a", path), expected, "{path}");
         }
     }
 
