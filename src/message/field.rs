@@ -358,6 +358,8 @@ impl Known {
     #[inline]
     pub fn of(name: &[u8]) -> Option<Self> {
         match find(name) {
+            // Its family's twins do not pass in either direction.
+            Some((Known::Rehearse, Spelling::Twin)) => Some(Known::SeawallOther),
             Some((known, Spelling::Twin)) => match known.in_request() {
                 InRequest::Passes => None,
                 _ => Some(Known::Twin),
