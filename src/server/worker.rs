@@ -317,7 +317,7 @@ fn take_over(known: &Upstreams, number: usize, shared: &[Arc<Shared>]) -> Vec<Rc
         .iter()
         .map(|shared| match current.iter().find(|known| known.is_of(shared)) {
             Some(known) => Rc::clone(known),
-            None => Rc::new(Upstream::new(Arc::clone(shared), number)),
+            None => Upstream::lending(Arc::clone(shared), number),
         })
         .collect();
     let gone = current.iter().filter(|known| !upstreams.iter().any(|kept| Rc::ptr_eq(kept, known)));

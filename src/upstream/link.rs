@@ -2,6 +2,7 @@
 //! shared one, or a new one as far as the limits allow.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -9,6 +10,7 @@ use super::http2::session::{Lease, Session};
 use super::patience::{HeadTime, Spent};
 use super::pool::{Connection, Pool, Ticket};
 use super::proxy_protocol::Told;
+use super::room::Room;
 use super::set::Member;
 use super::shared::Shared;
 use super::stream::Stream;
@@ -149,6 +151,21 @@ impl Upstream {
         let ticket = Ticket::take(share, most, metrics.connections());
         let ticket = ticket.or_else(|| self.view().endpoints.iter().find_map(|at| at.evict()));
         ticket.map(|ticket| ticket.at(place))
+    }
+
+    /// Closes idle connections, one for each request that waits on another worker. Nobody else would:
+    /// this one may have nothing to do.
+    pub(super) fn give_up_idle(&self) {
+        let Shared { settings, open, room, .. } = &*self.shared;
+        let waiting = if self.pending.is_for_others() { open.waiting() } else { 0 };
+        let mut of_all = if open.is_below(settings.limits.connections) { 0 } else { waiting };
+        for endpoint in &self.view().endpoints {
+            let is_full = |room: &Arc<Room>| !room.has_connection_at(&endpoint.member.used);
+            // Which endpoint they wait for is not known here.
+            let of_this = if room.as_ref().is_some_and(is_full) { waiting } else { of_all };
+            let closed = (0..of_this).map_while(|_| endpoint.evict().map(drop)).count();
+            of_all = of_all.saturating_sub(closed);
+        }
     }
 
     /// A place on a shared connection, if the endpoint turns out to speak HTTP/2.

@@ -39,8 +39,9 @@ pub mod upload;
 mod view;
 mod window;
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::cell::{OnceCell, RefCell};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -53,7 +54,7 @@ use budget::Budget;
 use circuit::Passage;
 pub use link::{Link, Need};
 use pending::Pending;
-use pool::Reusable;
+use pool::{OpenCount, Reusable};
 use room::{Full, Room, Wish};
 pub use shared::Shared;
 use shared::{FAILED, FOUND, UNKNOWN};
@@ -74,6 +75,7 @@ pub struct Upstream {
     picker: Picker,
     budget: Budget,
     pending: Rc<Pending>,
+    lending: OnceCell<Watching>,
 }
 
 /// What became of a request, as far as it speaks for or against the endpoint.
@@ -130,6 +132,19 @@ impl Drop for Watching {
     }
 }
 
+/// Closes idle connections for requests of other workers until the upstream is gone.
+async fn lend(upstream: Weak<Upstream>, open: Arc<OpenCount>) {
+    loop {
+        let mut wanted = pin!(open.wanted().notified());
+        // Who begins to wait from here on is not missed.
+        wanted.as_mut().enable();
+        let Some(upstream) = upstream.upgrade() else { return };
+        upstream.give_up_idle();
+        drop(upstream);
+        wanted.await;
+    }
+}
+
 impl Upstream {
     /// A view for the worker with this number; workers start their rounds at different endpoints.
     #[must_use]
@@ -139,7 +154,20 @@ impl Upstream {
         let pending = Rc::new(Pending::new(limits, open, shared.metrics.pending().clone()));
         let view = RefCell::new(Rc::new(View::of(&shared, None, &pending)));
         let budget = Budget::new(shared.settings.retry.budget_percent);
-        Upstream { shared, view, picker: Picker::new(worker), budget, pending }
+        let (picker, lending) = (Picker::new(worker), OnceCell::new());
+        Upstream { shared, view, picker, budget, pending, lending }
+    }
+
+    /// The same, and whenever requests wait on other workers, its idle connections are closed for
+    /// them, for as long as it lives.
+    #[must_use]
+    pub fn lending(shared: Arc<Shared>, worker: usize) -> Rc<Self> {
+        let upstream = Rc::new(Upstream::new(shared, worker));
+        let open = Arc::clone(&upstream.shared.open);
+        let lending = tokio::task::spawn_local(lend(Rc::downgrade(&upstream), open));
+        // It is new: nothing was set.
+        let _ = upstream.lending.set(Watching(vec![lending]));
+        upstream
     }
 
     /// The endpoints as they are now.

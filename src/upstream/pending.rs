@@ -17,7 +17,8 @@
 //!
 //! A worker that is never idle would keep its connections for ever. So, while requests wait on a
 //! worker that has none at all ([`Share`]), the others close what comes back, and the place goes to
-//! whoever has waited for longest.
+//! whoever has waited for longest. A worker on which nothing comes back has idle connections only: it
+//! is told of each request that begins to wait ([`OpenCount::wanted`]), and closes one for it.
 
 use std::cell::Cell;
 use std::pin::pin;

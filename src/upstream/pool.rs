@@ -89,6 +89,7 @@ pub struct OpenCount {
     /// Workers on which requests wait, and which have no connection at all.
     starving: AtomicUsize,
     closed: Notify,
+    wanted: Notify,
 }
 
 // One thread frees a place and then looks who waits; another one waits and then looks for a place.
@@ -97,6 +98,20 @@ impl OpenCount {
     /// One more request waits until a connection is closed.
     pub fn wait_more(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        // An idle connection of a worker on which nothing happens would be kept from it.
+        self.wanted.notify_waiters();
+    }
+
+    /// How many requests wait, on all workers.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Wakes every worker when one more request waits.
+    #[must_use]
+    pub fn wanted(&self) -> &Notify {
+        &self.wanted
     }
 
     /// One less.

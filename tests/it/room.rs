@@ -161,3 +161,26 @@ fn a_request_whose_endpoint_is_dead_waits_for_room_at_the_next_one() {
     let failures = seawall.cells("seawall_failures_total");
     assert!(failures.iter().all(|cell| cell.contains("outcome=\"recovered\"")), "{failures:?}");
 }
+
+#[test]
+fn idle_connections_of_one_worker_keep_nobody_waiting_on_another() {
+    for limits in ["connections: 1", "endpoint_connections: 1"] {
+        let (app, other) = (Upstream::healthy(), Upstream::healthy());
+        let seawall = Seawall::configured(&format!(
+            "workers: 2\n\
+             listeners: [{{ address: '127.0.0.1:0' }}]\n\
+             upstreams: {{ app: {{ endpoints: [{}],\n\
+             \x20 limits: {{ {limits}, pending_time: 20s }} }} }}\n\
+             routes: [{{ upstream: app }}]\n",
+            urls(&[&app, &other])
+        ));
+        // The kernel gives each client to one of the workers: some of them to the other one.
+        for number in 0..40 {
+            let mut client = Http1::connect(seawall.address());
+            client.send(GET);
+            let seen = client.read(false, app.gate());
+            assert_eq!((seen.status, seen.end), (200, End::Complete), "{limits}, {number}");
+        }
+        assert!(seawall.cells("seawall_failures_total").is_empty(), "{limits}");
+    }
+}

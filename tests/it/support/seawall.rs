@@ -38,7 +38,10 @@ pub struct Told {
 }
 
 fn parsed(yaml: &str) -> Config {
-    let mut text = format!("workers: 1\nshutdown: {{ drain: 1s }}\n{yaml}");
+    let mut text = format!("shutdown: {{ drain: 1s }}\n{yaml}");
+    if !yaml.contains("workers:") {
+        text.push_str("workers: 1\n");
+    }
     if !yaml.contains("admin:") {
         text.push_str("admin: { address: off }\n");
     }
