@@ -87,7 +87,7 @@ pub async fn serve(current: &Rc<Current>, mut io: ClientIo, client: Rc<Client>, 
         }
     }
     let io = Guarded::new(io, Limits::from(&limits));
-    let moved = io.moved();
+    let (moved, backlog) = (io.moved(), io.backlog());
     let handshake = builder(&limits).handshake(io);
     let mut connection = match timeout(limits.handshake_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
@@ -96,7 +96,7 @@ pub async fn serve(current: &Rc<Current>, mut io: ClientIo, client: Rc<Client>, 
     let Some(pings) = connection.ping_pong() else { return };
     // A client that is gone without a FIN is noticed by its silence.
     let keep_alive = KeepAlive::new(pings, moved, limits.head_timeout, limits.handshake_timeout);
-    let shared = Rc::new(Shared::new(Rc::clone(current), client, drain.clone()));
+    let shared = Rc::new(Shared::new(Rc::clone(current), client, drain.clone(), backlog));
     let running = Running { shared: &shared, limits: &limits, keep_alive };
     match running.run(&mut connection, drain).await {
         Ok(()) => {}

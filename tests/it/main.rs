@@ -27,6 +27,7 @@ mod grpc;
 mod health;
 mod healthy;
 mod http2_clients;
+mod http2_content;
 mod http2_streams;
 mod http2_upstream;
 mod limits;

@@ -10,11 +10,13 @@ use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
 
 use super::answer::Answer;
+use crate::upstream::http2::backlog::{Backlog, Taker};
 
 /// The content of one request.
 #[derive(Debug)]
 pub struct Content {
     stream: RecvStream,
+    taker: Taker,
     /// Bytes still due, if the request has a Content-Length.
     left: Option<u64>,
     /// What is left are trailers.
@@ -24,8 +26,14 @@ pub struct Content {
 
 impl Content {
     /// Content of this length, if that is known.
-    pub fn new(stream: RecvStream, length: Option<u64>, answer: Rc<Answer>) -> Self {
-        Content { stream, left: length, in_trailers: false, answer }
+    pub fn new(
+        stream: RecvStream,
+        backlog: &Rc<Backlog>,
+        length: Option<u64>,
+        answer: Rc<Answer>,
+    ) -> Self {
+        let taker = backlog.open(stream.stream_id().as_u32());
+        Content { stream, taker, left: length, in_trailers: false, answer }
     }
 }
 
@@ -52,6 +60,7 @@ impl Body for Content {
             match this.stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     this.answer.content_came();
+                    this.taker.took(data.len());
                     // Taken is taken: from here on the upstream's pace holds the client back.
                     let _ = this.stream.flow_control().release_capacity(data.len());
                     if data.is_empty() {

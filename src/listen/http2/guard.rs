@@ -10,11 +10,12 @@
 //! | … of a request that is refused | replaced by a [`stand-in`](super::stand_in), which is answered |
 //! | … of trailers that are refused | replaced by some for which h2 resets the stream |
 //! | WINDOW_UPDATE by 0 on a stream | resets the stream |
+//! | DATA | passes; behind the end of its stream it resets the stream; an empty one that ends nothing is left out: h2 counts them over the life of a connection; small ones that nobody takes are gathered ([`backlog`](crate::upstream::http2::backlog)) |
 //! | PRIORITY | left out: it means nothing any more (RFC 9113 §5.3.2) |
 //! | all others | pass, to be judged by h2 |
 //!
 //! So there is one table of HPACK, the one here, and that of h2 is always empty. Nothing is held back
-//! but field blocks and parts of frame headers.
+//! but field blocks, parts of frame headers, and small content that nobody takes.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -28,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::check::Limits;
 use super::walk::Walk;
 use crate::listen::io::ClientIo;
+use crate::upstream::http2::backlog::Backlog;
 
 /// A client's socket below h2.
 #[derive(Debug)]
@@ -47,6 +49,11 @@ impl Guarded {
     /// How many bytes were read and written: counted on.
     pub fn moved(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.moved)
+    }
+
+    /// What waits of the content of its streams.
+    pub fn backlog(&self) -> Rc<Backlog> {
+        Rc::clone(&self.walk.backlog)
     }
 
     fn count(&self, bytes: usize) {
@@ -82,6 +89,11 @@ impl AsyncRead for Guarded {
             }
             if this.walk.is_over() || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            this.walk.backlog.wakes(cx);
+            this.walk.let_go_due();
+            if !this.walk.out.is_empty() {
+                continue;
             }
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;

@@ -32,6 +32,7 @@ use crate::listen::date;
 use crate::listen::drain::Drain;
 use crate::message::field::X_REQUEST_ID;
 use crate::upstream::http1::head::parse_length;
+use crate::upstream::http2::backlog::Backlog;
 
 /// What the streams of a connection share.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub struct Shared {
     client: Rc<Client>,
     drain: Drain,
     streams: Streams,
+    backlog: Rc<Backlog>,
     cancelled: Cell<u32>,
     /// The client was told that it cancels too much.
     pub is_calmed: Cell<bool>,
@@ -47,9 +49,15 @@ pub struct Shared {
 
 impl Shared {
     /// A connection without streams.
-    pub fn new(current: Rc<Current>, client: Rc<Client>, drain: Drain) -> Self {
+    pub fn new(
+        current: Rc<Current>,
+        client: Rc<Client>,
+        drain: Drain,
+        backlog: Rc<Backlog>,
+    ) -> Self {
         let (streams, cancelled) = (Streams::default(), Cell::new(0));
-        Shared { current, client, drain, streams, cancelled, is_calmed: Cell::new(false) }
+        let is_calmed = Cell::new(false);
+        Shared { current, client, drain, streams, backlog, cancelled, is_calmed }
     }
 
     /// What the next request is served with.
@@ -119,7 +127,7 @@ pub async fn serve(
             (Some(receive), reply)
         }
         _ => {
-            let content = Content::new(receive, length, Rc::clone(&answer));
+            let content = Content::new(receive, &shared.backlog, length, Rc::clone(&answer));
             (None, served(&worker, &client, &head, Incoming::http2(content), &answer).await)
         }
     };
@@ -144,7 +152,7 @@ pub async fn serve(
         && let Some(receive) = receive
     {
         let mut upgraded = Box::new(upgraded);
-        let mut tunnel = Tunnel::new(receive, stream);
+        let mut tunnel = Tunnel::new(receive, &shared.backlog, stream);
         drop((answer, client, worker, head));
         websocket::run(&mut upgraded, &mut tunnel, Bytes::new(), shared.drain.clone()).await;
     } else if is_whole {

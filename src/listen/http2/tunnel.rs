@@ -3,16 +3,20 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::upstream::http2::backlog::{Backlog, Taker};
+
 /// A stream that has become a socket.
 #[derive(Debug)]
 pub struct Tunnel {
     receive: RecvStream,
+    taker: Taker,
     send: SendStream<Bytes>,
     /// Read and not taken yet.
     rest: Bytes,
@@ -22,8 +26,9 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Both directions of one stream.
-    pub fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
-        Tunnel { receive, send, rest: Bytes::new(), is_shut: false }
+    pub fn new(receive: RecvStream, backlog: &Rc<Backlog>, send: SendStream<Bytes>) -> Self {
+        let taker = backlog.open(receive.stream_id().as_u32());
+        Tunnel { receive, taker, send, rest: Bytes::new(), is_shut: false }
     }
 }
 
@@ -36,7 +41,10 @@ impl AsyncRead for Tunnel {
         let this = self.get_mut();
         while this.rest.is_empty() {
             match ready!(this.receive.poll_data(cx)) {
-                Some(Ok(data)) => this.rest = data,
+                Some(Ok(data)) => {
+                    this.taker.took(data.len());
+                    this.rest = data;
+                }
                 None => return Poll::Ready(Ok(())),
                 Some(Err(error)) => {
                     return Poll::Ready(match error.reason() {

@@ -1,11 +1,14 @@
 //! The walk over the frames of a client, in whatever pieces their bytes come; see
 //! [`guard`](super::guard) for what becomes of each.
 
+use std::rc::Rc;
+
 use bytes::BytesMut;
 
 use super::PREFACE;
 use super::check::{Check, Limits, Section};
 use super::stand_in;
+use crate::upstream::http2::backlog::Backlog;
 use crate::upstream::http2::hpack::{self, Corrupt, Decoder, Field};
 
 /// Length, type, flags and stream identifier (RFC 9113 §4.1).
@@ -13,8 +16,10 @@ const HEADER: usize = 9;
 /// The largest payload: we have not allowed more (RFC 9113 §4.2).
 const MAX_FRAME: usize = 16_384;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
@@ -61,6 +66,50 @@ enum At {
     Take { head: Head },
 }
 
+/// Which of the newest streams the client has ended.
+#[derive(Debug)]
+struct Ended {
+    newest: u32,
+    streams: [u64; Ended::WORDS],
+}
+
+impl Ended {
+    const WORDS: usize = 16;
+    /// Older ones are not known: h2 has forgotten nearly all of them.
+    const STREAMS: u32 = 1024;
+
+    fn new() -> Self {
+        Ended { newest: 0, streams: [0; Self::WORDS] }
+    }
+
+    /// The place of a stream; clients' have odd numbers (RFC 9113 §5.1.1).
+    fn place(&mut self, stream: u32) -> Option<(&mut u64, u64)> {
+        let is_known = stream <= self.newest && self.newest - stream < Self::STREAMS * 2;
+        let at = usize::try_from(stream / 2).ok().filter(|_| is_known)?;
+        Some((self.streams.get_mut(at / 64 % Self::WORDS)?, 1 << (at % 64)))
+    }
+
+    /// A stream is opened.
+    fn open(&mut self, stream: u32) {
+        let skipped = (stream - self.newest).min(Self::STREAMS * 2);
+        self.newest = stream;
+        // Their places were those of others.
+        for older in (0..skipped).step_by(2) {
+            self.set(stream.saturating_sub(older), false);
+        }
+    }
+
+    fn set(&mut self, stream: u32, ended: bool) {
+        if let Some((word, bit)) = self.place(stream) {
+            *word = if ended { *word | bit } else { *word & !bit };
+        }
+    }
+
+    fn has(&mut self, stream: u32) -> bool {
+        self.place(stream).is_some_and(|(word, bit)| *word & bit != 0)
+    }
+}
+
 /// A field block that is not complete.
 #[derive(Debug)]
 struct Block {
@@ -91,8 +140,10 @@ pub struct Walk {
     decoder: Decoder,
     /// Fields, encoded again.
     encoded: Vec<u8>,
-    /// The stream that was opened last.
-    newest: u32,
+    /// The stream that was opened last, and which have ended.
+    ended: Ended,
+    /// Content that nobody takes.
+    pub backlog: Rc<Backlog>,
     /// h2 has been given something that ends the connection: nothing follows.
     is_over: bool,
 }
@@ -110,7 +161,8 @@ impl Walk {
             block: None,
             decoder: Decoder::default(),
             encoded: Vec::new(),
-            newest: 0,
+            ended: Ended::new(),
+            backlog: Rc::default(),
             is_over: false,
         }
     }
@@ -141,7 +193,12 @@ impl Walk {
                     }
                     self.filled = 0;
                     let head = Head::parse(self.part);
+                    // It may be of the same stream: that goes first.
+                    self.let_go_due();
                     self.at = self.begin(head);
+                    if !self.out.is_empty() {
+                        passed.get_or_insert(begin);
+                    }
                     match (self.at, passed) {
                         (At::Pass { .. }, None) => {}
                         (At::Pass { .. }, Some(_)) => self.out.extend_from_slice(&self.part),
@@ -201,8 +258,14 @@ impl Walk {
             self.ruin();
             return At::Drop { left: length };
         }
-        let is_known = stream != 0 && stream <= self.newest;
+        let is_known = stream != 0 && stream <= self.ended.newest;
         match kind {
+            DATA if is_known => self.begin_content(head),
+            RST_STREAM => {
+                self.let_go(stream);
+                self.ended.set(stream, true);
+                At::Pass { left: length }
+            }
             HEADERS if stream != 0 && length <= MAX_FRAME => At::Take { head },
             CONTINUATION if self.block.is_some() && length <= MAX_FRAME => At::Take { head },
             PRIORITY if stream != 0 => At::Drop { left: length },
@@ -211,9 +274,54 @@ impl Walk {
         }
     }
 
+    /// Begins content.
+    fn begin_content(&mut self, head: Head) -> At {
+        let Head { length, stream, .. } = head;
+        if self.ended.has(stream) {
+            // RFC 9113 §5.1: an error of the stream; to h2, of the connection. Once is enough.
+            self.ended.set(stream, false);
+            self.reset(stream);
+        } else if head.is(END_STREAM) {
+            self.ended.set(stream, true);
+        } else if !head.is(PADDED) {
+            if length == 0 {
+                // h2 counts them over the life of a connection.
+                return At::Drop { left: 0 };
+            }
+            if self.backlog.gathers(stream, length) {
+                return At::Take { head };
+            }
+        }
+        self.let_go(stream);
+        At::Pass { left: length }
+    }
+
+    /// Lets content go on that was gathered.
+    fn content(&mut self, stream: u32, content: &[u8]) {
+        frame(&mut self.out, DATA, 0, stream, content);
+    }
+
+    /// Lets go on what was gathered on this stream: something else follows.
+    fn let_go(&mut self, stream: u32) {
+        let content = self.backlog.before(stream);
+        content.into_iter().for_each(|content| self.content(stream, &content));
+    }
+
+    /// Lets go on what is due, if that does not break a frame in two.
+    pub fn let_go_due(&mut self) {
+        if !matches!(self.at, At::Pass { .. }) {
+            let due = self.backlog.due();
+            due.iter().for_each(|(stream, content)| self.content(*stream, content));
+        }
+    }
+
     /// Looks at a payload that is complete.
     fn take(&mut self, head: Head, payload: &[u8]) {
         match head.kind {
+            DATA => {
+                let content = self.backlog.gather(head.stream, payload);
+                content.into_iter().for_each(|content| self.content(head.stream, &content));
+            }
             WINDOW_UPDATE => {
                 let by = payload.first_chunk().map_or(0, |by| u32::from_be_bytes(*by));
                 if by & 0x7fff_ffff > 0 {
@@ -238,8 +346,13 @@ impl Walk {
     fn begin_block(&mut self, head: Head) {
         self.decoder.begin();
         self.encoded.clear();
-        let section = if head.stream > self.newest { Section::Head } else { Section::Trailers };
-        self.newest = self.newest.max(head.stream);
+        let section = match head.stream > self.ended.newest {
+            true => Section::Head,
+            false => Section::Trailers,
+        };
+        if section == Section::Head {
+            self.ended.open(head.stream);
+        }
         self.block = Some(Block {
             stream: head.stream,
             section,
@@ -288,7 +401,12 @@ impl Walk {
 
     fn end_block(&mut self, block: Block) {
         let Block { stream, section, ends_stream, check, .. } = block;
+        self.let_go(stream);
+        let has_ended = self.ended.has(stream);
+        self.ended.set(stream, ends_stream);
         match (check.finish(ends_stream), section) {
+            // RFC 9113 §5.1, as with content.
+            (Ok(()), Section::Trailers) if has_ended => return self.reset(stream),
             (Ok(()), _) => {}
             (Err(refused), Section::Head) => {
                 self.encoded.clear();

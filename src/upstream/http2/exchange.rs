@@ -322,6 +322,7 @@ where
         match std::task::ready!(content.poll_data(cx)) {
             Some(Ok(data)) => {
                 self.patience.moved();
+                self.open.iter().for_each(|open| open.took(data.len()));
                 self.received += data.len() as u64;
                 // The window opens again as far as the client takes what has come. It fails only
                 // on a stream that is over.

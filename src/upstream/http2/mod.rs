@@ -5,8 +5,9 @@
 //! an [`exchange::Exchange`] is polled like its HTTP/1.1 relative, and a [`session::Session`] is a
 //! shared connection. `sieve` reads the
 //! bytes before h2 does and keeps an error of one stream from becoming one of all; what it has seen is
-//! in [`watch`]. `keeper` finds out if a silent connection is dead.
+//! in [`watch`]. Small frames that nobody takes are gathered in [`backlog`]. `keeper` finds out if a silent connection is dead.
 
+pub mod backlog;
 pub mod exchange;
 pub mod flaw;
 pub mod hpack;

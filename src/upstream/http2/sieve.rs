@@ -8,14 +8,15 @@
 //! | frame | what becomes of it |
 //! | --- | --- |
 //! | HEADERS, CONTINUATION | decoded, checked, and encoded again without a table; if they have a flaw, a block that the library answers with a reset of the stream |
-//! | DATA | passes as it is; one before a head, or one that is too large, resets its stream; an empty one that ends nothing is left out: the library counts them over the life of a connection |
+//! | DATA | passes as it is; one before a head or behind the end, or one that is too large, resets its stream; an empty one that ends nothing is left out: the library counts them over the life of a connection; small ones that nobody takes are gathered ([`super::backlog`]) |
 //! | WINDOW_UPDATE by 0 on a stream | resets the stream |
 //! | PRIORITY | left out: it means nothing any more (RFC 9113 §5.3.2) |
 //! | GOAWAY | is read, and passes |
 //! | all others | pass, to be judged by the library |
 //!
 //! So there is one table of HPACK, the one here, and the library's is always empty. Nothing is
-//! copied and nothing is held back but the field blocks themselves and parts of frame headers.
+//! copied and nothing is held back but the field blocks themselves, parts of frame headers, and small
+//! content that nobody takes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -179,6 +180,8 @@ impl Sieve {
                     }
                     self.filled = 0;
                     let head = Head::parse(self.part);
+                    // It may be of the same stream: that goes first.
+                    self.let_go_due();
                     let (next, passes) = self.begin(head);
                     self.at = next;
                     if !passes || !self.out.is_empty() {
@@ -271,6 +274,16 @@ impl Sieve {
                 if is_idle && self.watch.section(stream) == Some(Section::Trailers) {
                     return (At::Drop { left: 0 }, false);
                 }
+                if self.watch.has_ended(stream) {
+                    // RFC 9113 §5.1: an error of the stream; to the library, of the connection.
+                    self.lose(stream, Flaw::Frame);
+                }
+                if head.is(END_STREAM) {
+                    self.watch.end(stream);
+                } else if !head.is(PADDED) && self.watch.backlog.gathers(stream, length) {
+                    return (At::Take { head }, false);
+                }
+                self.let_go(stream);
                 pass
             }
             HEADERS if stream != 0 && length <= MAX_FRAME => (At::Take { head }, false),
@@ -283,6 +296,10 @@ impl Sieve {
                 (At::Take { head }, false)
             }
             _ => {
+                if kind == RST_STREAM {
+                    self.let_go(stream);
+                    self.watch.end(stream);
+                }
                 if length > MAX_FRAME || matches!(kind, HEADERS | CONTINUATION | RST_STREAM) {
                     // Nearly all of these end the connection.
                     self.accuse(head);
@@ -303,6 +320,10 @@ impl Sieve {
     /// Looks at a payload that is complete.
     fn take(&mut self, head: Head, payload: &[u8]) {
         match head.kind {
+            DATA => {
+                let content = self.watch.backlog.gather(head.stream, payload);
+                content.into_iter().for_each(|content| self.content(head.stream, &content));
+            }
             GOAWAY => {
                 if let Some(last) = payload.first_chunk() {
                     self.watch.goaway(u32::from_be_bytes(*last) & 0x7fff_ffff);
@@ -390,6 +411,11 @@ impl Sieve {
     fn end_block(&mut self, block: Block) {
         let Block { stream, ends_stream, check, .. } = block;
         let flags = if ends_stream { END_STREAM } else { 0 };
+        self.let_go(stream);
+        if self.watch.has_ended(stream) {
+            // RFC 9113 §5.1.
+            return self.lose(stream, Flaw::Frame);
+        }
         let Some(check) = check else {
             // Nobody waits for it. The library shall judge if it may come at all.
             return frame(&mut self.out, HEADERS, flags | END_HEADERS, stream, &[STATUS_200]);
@@ -397,6 +423,9 @@ impl Sieve {
         match check.finish(ends_stream) {
             Ok(status) => {
                 self.watch.accept(stream, status);
+                if ends_stream {
+                    self.watch.end(stream);
+                }
                 let mut parts = self.encoded.chunks(MAX_FRAME).peekable();
                 let (mut kind, mut flags) = (HEADERS, flags);
                 loop {
@@ -410,6 +439,25 @@ impl Sieve {
                 }
             }
             Err(flaw) => self.lose(stream, flaw),
+        }
+    }
+
+    /// Lets content go on that was gathered.
+    fn content(&mut self, stream: u32, content: &[u8]) {
+        frame(&mut self.out, DATA, 0, stream, content);
+    }
+
+    /// Lets go on what was gathered on this stream: something else follows.
+    fn let_go(&mut self, stream: u32) {
+        let content = self.watch.backlog.before(stream);
+        content.into_iter().for_each(|content| self.content(stream, &content));
+    }
+
+    /// Lets go on what is due, if that does not break a frame in two.
+    fn let_go_due(&mut self) {
+        if !matches!(self.at, At::Pass { .. }) {
+            let due = self.watch.backlog.due();
+            due.iter().for_each(|(stream, content)| self.content(*stream, content));
         }
     }
 
@@ -434,6 +482,10 @@ impl Sieve {
     /// The connection has ended. What was held back is the beginning of something: the library shall
     /// see that it was cut off.
     fn end(&mut self) {
+        if !matches!(self.at, At::Pass { .. }) {
+            let all = self.watch.backlog.all();
+            all.iter().for_each(|(stream, content)| self.content(*stream, content));
+        }
         if self.filled > 0 || self.block.is_some() || matches!(self.at, At::Take { .. }) {
             self.out.extend_from_slice(&[0; 3]);
             self.over = true;
@@ -485,6 +537,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Sieved<S> {
             }
             if sieve.over || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            sieve.watch.backlog.wakes(cx);
+            sieve.let_go_due();
+            if !sieve.out.is_empty() {
+                continue;
             }
             let before = buf.filled().len();
             std::task::ready!(Pin::new(&mut *inner).poll_read(cx, buf))?;

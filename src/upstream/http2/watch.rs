@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::backlog::{Backlog, Taker};
 use super::flaw::{Flaw, Section};
 
 /// What is known about a connection.
@@ -24,6 +25,8 @@ pub struct Watch {
     /// The stream whose frames have ended the connection.
     culprit: Cell<Option<u32>>,
     streams: RefCell<BTreeMap<u32, Stream>>,
+    /// Content that nobody takes.
+    pub(super) backlog: Rc<Backlog>,
 }
 
 /// What is known about a stream.
@@ -32,6 +35,8 @@ struct Stream {
     /// Bytes of an answer that have come, whatever they are.
     heard: u64,
     has_final_head: bool,
+    /// It has come to its end.
+    has_ended: bool,
     flaw: Option<Flaw>,
 }
 
@@ -40,6 +45,7 @@ struct Stream {
 pub struct Open {
     watch: Rc<Watch>,
     stream: u32,
+    taker: Taker,
 }
 
 impl Open {
@@ -47,6 +53,11 @@ impl Open {
     #[must_use]
     pub fn heard(&self) -> u64 {
         self.watch.of(self.stream).map_or(0, |stream| stream.heard)
+    }
+
+    /// Content of this length has been taken.
+    pub fn took(&self, length: usize) {
+        self.taker.took(length);
     }
 
     /// What was wrong with its answer.
@@ -77,6 +88,7 @@ impl Default for Watch {
             answers: Cell::default(),
             culprit: Cell::default(),
             streams: RefCell::default(),
+            backlog: Rc::default(),
         }
     }
 }
@@ -116,7 +128,7 @@ impl Watch {
     #[must_use]
     pub fn open(self: &Rc<Self>, stream: u32) -> Open {
         self.streams.borrow_mut().insert(stream, Stream::default());
-        Open { watch: Rc::clone(self), stream }
+        Open { watch: Rc::clone(self), stream, taker: self.backlog.open(stream) }
     }
 
     fn of(&self, stream: u32) -> Option<Stream> {
@@ -153,6 +165,18 @@ impl Watch {
         if let (Some(stream), Some(200..)) = (self.streams.borrow_mut().get_mut(&stream), status) {
             stream.has_final_head = true;
         }
+    }
+
+    /// The upstream has ended this stream.
+    pub(super) fn end(&self, stream: u32) {
+        if let Some(stream) = self.streams.borrow_mut().get_mut(&stream) {
+            stream.has_ended = true;
+        }
+    }
+
+    /// Returns `true` if the upstream has ended this stream, and somebody still has it.
+    pub(super) fn has_ended(&self, stream: u32) -> bool {
+        self.of(stream).is_some_and(|stream| stream.has_ended)
     }
 
     /// Something on this stream was not acceptable. Returns `true` if that is news: its stream has

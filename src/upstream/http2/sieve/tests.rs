@@ -282,3 +282,81 @@ proptest! {
         read(&mut sieve, &[first, second]);
     }
 }
+
+/// The content of a stream in these frames.
+fn content_of(stream: u32, mut frames: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    while let Some((header, rest)) = frames.split_first_chunk::<HEADER>() {
+        let head = Head::parse(*header);
+        let (payload, rest) = rest.split_at(head.length);
+        if (head.kind, head.stream) == (DATA, stream) {
+            content.extend_from_slice(payload);
+        }
+        frames = rest;
+    }
+    content
+}
+
+#[test]
+fn what_comes_behind_the_end_of_a_stream_loses_it_once() {
+    let begun = || head(1, &[status("200")]);
+    let end = || framed(DATA, END_STREAM, 1, b"x");
+    let late = || framed(DATA, 0, 1, b"y");
+    let trailers = || framed(HEADERS, END_HEADERS | END_STREAM, 1, &plain("a", "b"));
+    let rows = [
+        ([end(), late()], [end(), lost(1), late()].concat()),
+        ([end(), trailers()], [end(), lost(1)].concat()),
+        ([trailers(), late()], [trailers(), lost(1), late()].concat()),
+    ];
+    for (bytes, expected) in rows {
+        let (mut sieve, _, _streams) = sieve();
+        read(&mut sieve, &[&begun()]);
+        assert_eq!(read(&mut sieve, &[&bytes.concat(), &late()]), [expected, late()].concat());
+    }
+}
+
+proptest! {
+    /// Whatever is taken when, and wherever the reads are cut.
+    #[test]
+    fn gathered_content_keeps_its_order(
+        frames in prop::collection::vec((prop::bool::ANY, prop_oneof![
+            8 => 1_usize..40, 1 => 4000_usize..5000], prop::bool::weighted(0.05)), 0..300),
+        cuts in prop::collection::vec(1_usize..400, 1..40),
+        takes in prop::collection::vec(0_usize..40, 1..40),
+    ) {
+        let (mut sieve, watch, streams) = sieve();
+        let mut bytes = [head(1, &[status("200")]), head(3, &[status("200")])].concat();
+        let (mut expected, mut count) = ([Vec::new(), Vec::new()], 0_u8);
+        for (first, length, padded) in frames {
+            let content: Vec<u8> = (0..length).map(|_| { count = count.wrapping_add(1); count })
+                .collect();
+            let (at, stream) = if first { (0, 1) } else { (1, 3) };
+            expected[at].extend_from_slice(&content);
+            bytes.extend(framed(DATA, 0, stream, &content));
+            if padded {
+                bytes.extend(framed(DATA, PADDED, stream, &[1, 0]));
+                expected[at].extend_from_slice(&[1, 0]);
+            }
+        }
+        let (mut seen, mut rest) = (Vec::new(), &bytes[..]);
+        for turn in 0.. {
+            let (now, later) = rest.split_at(cuts[turn % cuts.len()].min(rest.len()));
+            rest = later;
+            sieve.let_go_due();
+            seen.extend_from_slice(&sieve.out.split());
+            seen.extend(read(&mut sieve, &[now]));
+            for _ in 0..takes[turn % takes.len()] {
+                streams[turn % 2].took(20);
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let all = watch.backlog.all();
+        all.iter().for_each(|(stream, content)| sieve.content(*stream, content));
+        seen.extend_from_slice(&sieve.out.split());
+        for (at, stream) in [1, 3].into_iter().enumerate() {
+            prop_assert!(content_of(stream, &seen) == expected[at], "stream {}", stream);
+        }
+    }
+}
