@@ -3,8 +3,8 @@
 //!
 //! It runs on a thread of its own, so that a scrape never waits behind traffic and traffic never
 //! behind a scrape. Probes are answered on that thread at once: they wait for no lock, and for no
-//! other answer, which are made on threads beside it. Who may ask what is in [`access`], and how
-//! there is always room for one more connection in [`connections`].
+//! other answer, which are made on threads beside it. Who may ask what is in `access`, and how
+//! there is always room for one more connection in `connections`.
 
 mod access;
 mod answer;

@@ -14,7 +14,7 @@
 //! | `Routing` | removed, unless `forwarded.keep` names it | the same |
 //!
 //! None of them but the first passes as a trailer, in either direction, and neither do the fields of
-//! [`HEAD_ONLY`] (RFC 9110 §6.5.1): whoever merges trailers into the head would let them replace what
+//! `HEAD_ONLY` (RFC 9110 §6.5.1): whoever merges trailers into the head would let them replace what
 //! was checked there.
 //!
 //! CGI and its descendants (WSGI, Rack, PHP) read `-` and `_` as the same (RFC 3875 §4.1.18). So each

@@ -5,7 +5,7 @@
 //! | has no SETTINGS of the upstream yet | one; after `timeouts.connect` as if it were open | |
 //! | is open | as many as the upstream, what it has refused, and `limits.streams` allow | it was idle for too long |
 //! | is barred: the upstream allows no stream, or has refused the only one just now | none, and no other connection is opened for them | |
-//! | is in doubt: a request timed out on it | none before something comes on it | it is dead: see [`super::keeper`] |
+//! | is in doubt: a request timed out on it | none before something comes on it | it is dead: see `keeper` |
 //! | goes away (GOAWAY), is retired or dead | none | its last request has ended |
 //! | is closed | none | at once |
 //!

@@ -2,7 +2,7 @@
 //!
 //! The h2 library keeps to itself what the promises depend on: the last stream of a GOAWAY (RFC
 //! 9113 §6.8), whether anything of an answer has come before a stream was reset (P8), and what
-//! was wrong with a message. [`super::sieve`] reads the bytes, and tells it here.
+//! was wrong with a message. `sieve` reads the bytes, and tells it here.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
