@@ -5,7 +5,9 @@
 //! that tell the app about the client are replaced, or appended to if the client is a trusted proxy.
 
 use bytes::BytesMut;
-use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE, VIA};
+use http::header::{
+    COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, SEC_WEBSOCKET_KEY, TE, VIA,
+};
 use http::{Method, Version};
 
 use super::forwarded::Forwarded;
@@ -252,6 +254,8 @@ fn end_to_end(out: &mut impl Output, head: &Head, extra: &Extra<'_>) {
             // What a trusted proxy has said of the client cannot be removed by a client's option.
             || (listed.contains(name) && !known.is_some_and(is_told))
             || (known == Some(Known::MaxForwards) && extra.max_forwards.is_some())
+            // RFC 8441 §5: over HTTP/2 a key means nothing, and the app shall have one.
+            || (extra.websocket_key.is_some() && name == SEC_WEBSOCKET_KEY.as_str().as_bytes())
             || extra.recording.is_some_and(|recording| recording.replaces(name))
     });
     if let Some(left) = extra.max_forwards {

@@ -132,6 +132,26 @@ fn a_websocket_over_http_2_becomes_an_upgrade_to_the_upstream() {
 }
 
 #[test]
+fn a_key_that_a_client_sends_over_http_2_does_not_reach_the_app() {
+    let script = Script::read_head().write_accepting("").write(close(1000, "")).record();
+    play(script, async |seawall, upstream| {
+        let requests = connect(seawall).await;
+        let mut request = extended("websocket");
+        let key = http::HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        request.headers_mut().insert("sec-websocket-key", key);
+        request.headers_mut().remove("sec-websocket-protocol");
+        let (response, mut sender) = tunnel(&requests, request).await;
+        assert_eq!(response.status(), 200);
+        sender.send_data(Bytes::from(masked(&close(1000, ""))), true).unwrap();
+        rest(&mut response.into_body()).await;
+        let head = &upstream.requests()[1];
+        assert_eq!(head.matches("\r\nsec-websocket-key: ").count(), 1, "{head}");
+        assert!(!head.contains("dGhlIHNhbXBsZSBub25jZQ=="), "{head}");
+        assert!(seawall.cells("seawall_failures_total").is_empty());
+    });
+}
+
+#[test]
 fn an_upstream_that_crashes_becomes_1011_and_end_of_stream_and_no_other_stream_notices() {
     for reset in [false, true] {
         let script = open().write(frame(FIN | TEXT, "hello")).write(b"\x82\x09half");
