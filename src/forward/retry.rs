@@ -29,7 +29,7 @@ use super::request::{self as rewrite, Extra};
 use super::settle::Held;
 use super::{Route, Worker};
 use crate::failure::app::{self, INSPECT_BYTES, Judgement, Verdict};
-use crate::failure::{ClientFailure, Failure, Kind};
+use crate::failure::{ClientFailure, Failure, Kind, Phase};
 use crate::telemetry::metrics::RetryResult;
 use crate::upstream::adaptive::Slot;
 use crate::upstream::attempt::{self, End, Fate, Left, Next};
@@ -187,6 +187,7 @@ pub async fn send(
                 return Err(Unanswered::Client(failure, attempts.replay.into_rest()));
             }
         };
+        let failure = attempts.judged(&endpoint, failure);
         attempts.failed(&failure);
         let next = attempts.next(&endpoint, &failure, fate, sent);
         // As if the attempt had not been: it says nothing of the upstream.
@@ -224,6 +225,14 @@ impl Attempts<'_> {
         if let Some(recording) = self.outgoing.extra.recording {
             recording.attempt(endpoint.label(), &mut self.worker.ids.borrow_mut());
         }
+    }
+
+    /// Spares an endpoint that serves requests over HTTP/2, and was asked for an upgrade of HTTP/1.1:
+    /// that it cannot do this says nothing of it, and any client can ask.
+    fn judged(&self, endpoint: &Choice, failure: Failure) -> Failure {
+        let is_reached = !matches!(failure.phase(), Phase::Resolve | Phase::Connect);
+        let is_other = self.outgoing.extra.upgrade && self.route.upstream.speaks_http2(endpoint);
+        if is_reached && is_other { failure.blameless() } else { failure }
     }
 
     /// Tells the attempt's span who answered what.

@@ -11,6 +11,7 @@
 //! | lost its idle connection and was sent again | – | – |
 //! | got a 101 with a wrong Upgrade, Connection or Sec-WebSocket-Accept | against it | against it |
 //! | got a 101 with what its client had not offered | – | – |
+//! | asked an endpoint that speaks HTTP/2 for an upgrade of HTTP/1.1, and it could not | – | – |
 //! | met a limit, or an answer that is over one | – | – |
 //! | failed by what its client did: an upload that stands still, a loop, a rehearsal | – | – |
 //!

@@ -111,6 +111,12 @@ impl Upstream {
         link.map_err(|failure| self.place(choice, failure))
     }
 
+    /// Returns `true` if the endpoint serves requests over HTTP/2.
+    #[must_use]
+    pub fn speaks_http2(&self, choice: &Choice) -> bool {
+        choice.endpoint.speaks.get() == Speaks::Http2
+    }
+
     /// A new connection, or an idle one of this pool that comes back while there is no room.
     async fn open_http1(
         &self,

@@ -6,7 +6,7 @@ use std::thread;
 use crate::support::client::{Client, End, Http1, Request, Version};
 use crate::support::http2::{
     CANCEL, END_STREAM, NO_ERROR, REFUSED_STREAM, data, goaway, head, head_of, last_data, reset,
-    trailers,
+    settings, trailers,
 };
 use crate::support::script::{Script, Step, Upstream, WELL};
 use crate::support::seawall::Seawall;
@@ -186,6 +186,30 @@ fn a_head_request_has_fields_and_no_content() {
     assert_eq!((seen.status, seen.field("content-length")), (200, Some("1234")));
     let seen = client.exchange(&Request::get(), upstream.gate());
     assert_eq!(&*seen.text(), WELL);
+}
+
+#[test]
+fn handshakes_that_an_http_2_upstream_cannot_read_shut_it_for_nobody() {
+    let wrong = || Script::read_head().write(settings(&[])).fin();
+    let upstream = Upstream::playing([wrong(), wrong(), wrong()]);
+    let config = "protocol: http2, ejection: { consecutive_failures: 2 }, \
+        circuit: { consecutive_failures: 2, min_requests: 100 }";
+    let seawall = Seawall::before_with(&upstream, config);
+    for _ in 0..3 {
+        let mut client = std::net::TcpStream::connect(seawall.address()).unwrap();
+        std::io::Write::write_all(
+            &mut client,
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    }
+    let seen = Client::connect(Version::Http1, seawall.address())
+        .exchange(&Request::get(), upstream.gate());
+    assert_eq!(seen.status, 200, "{seen:?}");
 }
 
 #[test]
