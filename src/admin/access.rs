@@ -28,16 +28,16 @@ use crate::failure::rehearsal::is_same;
 /// The scheme of the token (RFC 6750 §2.1).
 const BEARER: &[u8] = b"Bearer ";
 
-/// What a browser says of the page that makes it send a request (W3C Fetch Metadata).
+/// The words of a browser on the page that makes it send a request (W3C Fetch Metadata).
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The field of those who change something without a token and are no page of ours.
 const FIELD: HeaderName = HeaderName::from_static("seawall-admin");
 
-/// What a request asks for, as far as access depends on it.
+/// The wish of a request, as far as access depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// Whether the process lives, or is ready.
+    /// A probe: the process lives, or is ready.
     Probe,
     /// The page without what it shows.
     Page,
@@ -84,7 +84,7 @@ impl Refusal {
     }
 }
 
-/// Who may ask what, as configured.
+/// The configured rules of access.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Access {
     token: Option<Secret>,

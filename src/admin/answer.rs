@@ -31,7 +31,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 
 type Answer = Response<Full<Bytes>>;
 
-/// What becomes of a request.
+/// The verdict on a request.
 pub(super) enum Decided {
     /// This is the answer.
     Answer(Answer),
@@ -39,7 +39,7 @@ pub(super) enum Decided {
     Question(Question),
 }
 
-/// What takes time to be answered: it grows with configuration, traffic and journal.
+/// An answer that takes time to be made: it grows with configuration, traffic and journal.
 #[derive(Debug)]
 pub(super) enum Question {
     Metrics,
@@ -49,7 +49,7 @@ pub(super) enum Question {
     Endpoints,
 }
 
-/// What is at a path.
+/// The thing at a path.
 enum Place {
     Livez,
     Readyz,
@@ -166,7 +166,7 @@ fn refused(refusal: Refusal) -> Answer {
     answer
 }
 
-/// What is answered when the answer cannot be made.
+/// The answer when an answer cannot be made.
 pub(super) fn failed() -> Answer {
     text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says why\n")
 }

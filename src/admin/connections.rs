@@ -30,7 +30,7 @@ use crate::net::Network;
 pub(super) const MOST: usize = 64;
 /// The most of one network (see [`Network`]).
 pub(super) const OF_NETWORK: usize = 32;
-/// How long a connection may stand still: idle, or with an answer that its client does not take.
+/// The time for which a connection may stand still: idle, or with an answer that its client does not take.
 pub(super) const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Those that are open.
@@ -57,7 +57,7 @@ pub(super) struct Place {
     life: Rc<Life>,
 }
 
-/// What is known of one connection.
+/// The facts about one connection.
 #[derive(Debug)]
 struct Life {
     state: Cell<State>,
